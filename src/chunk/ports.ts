@@ -26,6 +26,12 @@ export type Durability =
 /** What the fragment index says of a fragment beside its place; travels with the fragment. */
 export interface FragmentHeader {
   readonly chunk: ChunkId;
+  /**
+   * 16 hex digits drawn by the writer (`ChunkStore.put`). Two uploads of the same chunk have
+   * different DEKs: their fragments must never mix, so every place is keyed by
+   * (chunk, incarnation, fragment).
+   */
+  readonly incarnation: string;
   readonly organisation: OrganisationId;
   /** 0 to k+m-1, or the copy's number. */
   readonly fragment: number;
@@ -54,20 +60,23 @@ export interface FragmentStore {
    * Reads `length` bytes of the fragment from `offset` (whole fragment: 0, undefined) into a fresh
    * or pooled buffer. The part read is checked against the extent's checksums (one per 64 KiB).
    *
+   * @param into Where to read to, when the caller has memory for it (exactly `length` bytes).
    * @returns undefined when the device does not hold it.
    * @throws KisekiError `block.checksum`, `block.io`.
    */
   get(
     chunk: ChunkId,
+    incarnation: string,
     fragment: number,
     offset: number,
     length?: number,
+    into?: Bytes,
   ): Promise<FragmentRead | undefined>;
-  head(chunk: ChunkId, fragment: number): Promise<FragmentHeader | undefined>;
+  head(chunk: ChunkId, incarnation: string, fragment: number): Promise<FragmentHeader | undefined>;
   /** Idempotent. */
-  remove(chunk: ChunkId, fragment: number): Promise<void>;
+  remove(chunk: ChunkId, incarnation: string, fragment: number): Promise<void>;
   /** Replaces the wrapped DEK of what is held. */
-  rewrap(chunk: ChunkId, fragment: number, wrappedDek: Bytes): Promise<void>;
+  rewrap(chunk: ChunkId, incarnation: string, fragment: number, wrappedDek: Bytes): Promise<void>;
   /** All fragments in order of chunk id, from after `cursor`; at most `limit`. */
   list(cursor: ChunkId | undefined, limit: number): Promise<readonly FragmentHeader[]>;
   usage(): Promise<DeviceUsage>;
@@ -96,6 +105,8 @@ export interface Reference {
 
 /** What is recorded of a chunk in the shard that owns its id. */
 export interface ChunkRecord {
+  /** Which upload of the chunk this is (see `FragmentHeader.incarnation`). */
+  readonly incarnation: string;
   readonly plaintextBytes: number;
   readonly envelopeBytes: number;
   /** Pool's name. */
@@ -119,11 +130,17 @@ export interface ReferenceLedger {
     organisation: OrganisationId,
     references: readonly Reference[],
   ): Promise<readonly ("held" | "missing" | "dying")[]>;
-  /** Records stored chunks and their references in one step, after the fragments are durable. */
+  /**
+   * Records stored chunks and their references in one step, after the fragments are durable.
+   * `superseded` when another upload of the same chunk was recorded first: the reference is held on
+   * that one, and the caller removes the fragments of its own incarnation.
+   */
   record(
     organisation: OrganisationId,
     chunks: readonly { readonly reference: Reference; readonly record: ChunkRecord }[],
-  ): Promise<void>;
+  ): Promise<readonly ("recorded" | "superseded")[]>;
+  /** Deletes reference rows. */
+  release(organisation: OrganisationId, references: readonly Reference[]): Promise<void>;
   lookup(
     organisation: OrganisationId,
     chunks: readonly ChunkId[],
@@ -167,4 +184,13 @@ export interface SealedChunk {
 export interface ChunkRead {
   readonly wrappedDek: Bytes;
   readonly data: Bytes;
+  /** Gives `data` back to the pool it came from; not calling it costs memory, not correctness. */
+  release(): void;
+}
+
+/** Memory for bulk data that other isolates can reach; given to the chunk store by its wiring. */
+export interface BulkMemory {
+  /** A buffer of exactly `size` bytes (at most 8 MiB), zeroed or not. */
+  acquire(size: number): Bytes;
+  release(buffer: Bytes): void;
 }
