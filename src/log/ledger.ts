@@ -38,7 +38,7 @@ import {
   type ShardRouter,
 } from "./ports.ts";
 import { chunkRoutingKey, chunkRowKey, RecordType, rowSuffix } from "./row_key.ts";
-import { tagRequest } from "./shard.ts";
+import { tagRequest } from "./request.ts";
 
 /** A chunk without references is kept this long. */
 export const COLLECTION_GRACE_MS = 24 * 3600 * 1000;

@@ -86,5 +86,5 @@ function* merge(base: Iterable<Row>, pending: readonly Pending[], sign: number):
 }
 
 function textOf(key: Bytes): string {
-  return Buffer.from(key.buffer, key.byteOffset, key.byteLength).latin1Slice();
+  return Buffer.from(key.buffer, key.byteOffset, key.byteLength).toString("latin1");
 }

@@ -12,7 +12,7 @@
  * - a DEK seals in one term of one leader and is never taken up again;
  * - `sequence` counts deltas without gap in the order of the log.
  */
-import { type Bytes, concatBytes } from "../common/bytes.ts";
+import type { Bytes } from "../common/bytes.ts";
 import type { HybridClock, HybridTimestamp } from "../common/clock.ts";
 import { KisekiError } from "../common/errors.ts";
 import { newId128, type OrganisationId, type ShardId } from "../common/ids.ts";
@@ -394,9 +394,4 @@ function notLeader(shard: ShardId, group: RaftGroup): KisekiError {
       details: { shard, leader: group.leader ?? 0 },
     },
   );
-}
-
-/** A request as it travels: the evaluator's tag, then its message. */
-export function tagRequest(tag: number, message: Bytes): Bytes {
-  return message.length === 0 ? new Uint8Array([tag]) : concatBytes(new Uint8Array([tag]), message);
 }
