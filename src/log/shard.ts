@@ -17,7 +17,7 @@ import type { HybridClock, HybridTimestamp } from "../common/clock.ts";
 import { KisekiError } from "../common/errors.ts";
 import { newId128, type OrganisationId, type ShardId } from "../common/ids.ts";
 import type { Logger } from "../common/logging.ts";
-import { openEnvelope, sealedSize, sealEnvelope } from "../crypto/envelope.ts";
+import { openEnvelope, plaintextSize, sealedSize, sealEnvelope } from "../crypto/envelope.ts";
 import { EnvelopeKind } from "../crypto/envelope_format.ts";
 import type { DataKey, TenantKeys } from "../crypto/sealer.ts";
 import { type Entry, EntryKind, type RaftGroup, type StateMachine } from "../raft/ports.ts";
@@ -367,13 +367,20 @@ export class Shard implements StateMachine {
       this.#openKey?.dataKey.release();
       this.#openKey = { key: current, dataKey: this.#keys.openDataKey(current.wrapped) };
     }
-    return openEnvelope(
+    const size = plaintextSize(envelope.length, 0);
+    if (size === undefined) {
+      throw new KisekiError("log.torn", `shard ${this.shard}: delta ${sequence} is too short`);
+    }
+    const payload = new Uint8Array(size);
+    openEnvelope(
       this.#openKey.dataKey,
       EnvelopeKind.delta,
       this.organisation,
       deltaIdentity(this.shard, sequence),
       envelope,
+      payload,
     );
+    return payload;
   }
 
   #dropLeadership(): void {
