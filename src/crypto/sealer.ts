@@ -36,6 +36,11 @@ export interface DataKey {
   /** Epochs at the time of generation, bound into every envelope it seals. */
   readonly systemEpoch: number;
   readonly tenantEpoch: number;
+  /**
+   * A copy of the raw 32 bytes, for hand-over to another isolate of this process that does the
+   * sealing (folds and merges in a Worker). Transfer it, never clone it; who holds it zeroes it.
+   */
+  exportKey(): Bytes;
   release(): void;
 }
 
