@@ -38,7 +38,14 @@ const CHUNK = "ab".repeat(32) as ChunkId;
 function dataKey(provider: CryptoProvider, systemEpoch = 3, tenantEpoch = 7): DataKey {
   const aead = provider.aead(KEY);
   const wrapped = new Uint8Array(WRAPPED_DEK_SIZE);
-  return { wrapped, aead, systemEpoch, tenantEpoch, release: () => aead.release() };
+  return {
+    wrapped,
+    aead,
+    systemEpoch,
+    tenantEpoch,
+    exportKey: () => KEY.slice(),
+    release: () => aead.release(),
+  };
 }
 
 function seal(

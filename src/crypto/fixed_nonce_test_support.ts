@@ -19,7 +19,14 @@ export function fixedNonceDataKey(
   firstNonce = 0,
 ): DataKey {
   const wrapped = new Uint8Array(WRAPPED_DEK_SIZE);
-  return { wrapped, aead: fixedNonceAead(key, firstNonce), systemEpoch, tenantEpoch, release() {} };
+  return {
+    wrapped,
+    aead: fixedNonceAead(key, firstNonce),
+    systemEpoch,
+    tenantEpoch,
+    exportKey: () => key.slice(),
+    release() {},
+  };
 }
 
 function fixedNonceAead(key: Bytes, firstNonce: number): Aead {
