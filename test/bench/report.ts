@@ -1,0 +1,10 @@
+/**
+ * One measured figure of `make bench`.
+ */
+export interface BenchLine {
+  readonly name: string;
+  readonly value: number;
+  readonly unit: string;
+  readonly target?: number;
+  readonly note?: string;
+}
