@@ -29,16 +29,16 @@ export function chunkIdentity(chunkId: ChunkId, plaintextLength: number): Bytes 
 }
 
 /** Identity of a block of a sealed run: the run's 128-bit id in hex and the block's position. */
-export function runBlockIdentity(runId: string, position: bigint): Bytes {
+export function runBlockIdentity(runId: string, position: number | bigint): Bytes {
   return idAndNumber(runId, position);
 }
 
 /** Identity of a delta's payload. */
-export function deltaIdentity(shard: number, sequence: bigint): Bytes {
+export function deltaIdentity(shard: number, sequence: number | bigint): Bytes {
   const out = new Uint8Array(16);
   const view = new DataView(out.buffer);
   view.setBigUint64(0, BigInt(shard), true);
-  view.setBigUint64(8, sequence, true);
+  view.setBigUint64(8, BigInt(sequence), true);
   return out;
 }
 
@@ -49,7 +49,7 @@ export function recordIdentity(lookupHash: Bytes): Bytes {
 }
 
 /** Identity of a table's manifest record. */
-export function manifestIdentity(tableId: string, version: bigint): Bytes {
+export function manifestIdentity(tableId: string, version: number | bigint): Bytes {
   return idAndNumber(tableId, version);
 }
 
@@ -88,10 +88,10 @@ function nibble(code: number): number {
   return 256;
 }
 
-function idAndNumber(id: string, number: bigint): Bytes {
+function idAndNumber(id: string, number: number | bigint): Bytes {
   const out = new Uint8Array(24);
   writeHex(id, 16, out, 0);
-  new DataView(out.buffer).setBigUint64(16, number, true);
+  new DataView(out.buffer).setBigUint64(16, BigInt(number), true);
   return out;
 }
 
