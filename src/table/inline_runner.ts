@@ -5,13 +5,17 @@
  * tables a Worker (`worker_runner.ts`).
  */
 import { setImmediate } from "node:timers";
+import type { CryptoProvider } from "../crypto/provider.ts";
 import { KisekiError } from "../common/errors.ts";
 import { type JobResult, type JobRunner, jobSteps, type TableJob } from "./run_jobs.ts";
 import type { TableFiles } from "./table_files.ts";
 
-/** @param sliceMs A job gives way to the event loop after so many milliseconds. */
-export function inlineRunner(sliceMs = 3): JobRunner {
-  return { run: (files, job, signal) => runInSlices(files, job, signal, sliceMs) };
+/**
+ * @param provider Seals and hashes.
+ * @param sliceMs A job gives way to the event loop after so many milliseconds.
+ */
+export function inlineRunner(provider: CryptoProvider, sliceMs = 3): JobRunner {
+  return { run: (files, job, signal) => runInSlices(provider, files, job, signal, sliceMs) };
 }
 
 /**
@@ -20,12 +24,13 @@ export function inlineRunner(sliceMs = 3): JobRunner {
  * @throws KisekiError `common.cancelled` when `signal` fires first, and what the job throws.
  */
 export async function runInSlices(
+  provider: CryptoProvider,
   files: TableFiles,
   job: TableJob,
   signal: AbortSignal,
   sliceMs: number,
 ): Promise<JobResult> {
-  const steps = jobSteps(files, job);
+  const steps = jobSteps(provider, files, job);
   try {
     while (true) {
       if (signal.aborted) throw new KisekiError("common.cancelled", "the table is being closed");

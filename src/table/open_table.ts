@@ -3,6 +3,8 @@
  */
 import { KisekiError } from "../common/errors.ts";
 import { parseId128 } from "../common/ids.ts";
+import type { CryptoProvider } from "../crypto/provider.ts";
+import { chooseProvider } from "../crypto/provider_choice.ts";
 import type { DataKey } from "../crypto/sealer.ts";
 import { ClockBlockCache } from "./block_cache.ts";
 import { inlineRunner } from "./inline_runner.ts";
@@ -26,6 +28,8 @@ export const DEFAULT_FOLD_BYTES = 12 * 1024 * 1024;
 
 /** Options for tests and for composition roots, beside those of every table. */
 export interface OpenTableOptions extends TableOptions {
+  /** Seals and hashes in this isolate. Default: the best one found, opened for this table alone. */
+  readonly provider?: CryptoProvider;
   /** Does folds and merges. Default: in this isolate, in slices. */
   readonly runner?: JobRunner;
   /** Where files lie. Default: the operating system's `directory`. */
@@ -45,8 +49,9 @@ export function createBlockCache(capacityBytes?: number): BlockCache {
  */
 export async function openTable(options: OpenTableOptions): Promise<Table> {
   const tableId = parseId128(options.tableId, "table id");
+  const provider = options.provider ?? chooseProvider().provider;
   const files = options.files ?? directoryFiles(options.directory);
-  const runner = options.runner ?? inlineRunner();
+  const runner = options.runner ?? inlineRunner(provider);
   const cache = options.blockCache ?? new ClockBlockCache();
   if (!(cache instanceof ClockBlockCache)) {
     throw new KisekiError("common.invalid_argument", "blockCache: not made by createBlockCache");
@@ -67,7 +72,7 @@ export async function openTable(options: OpenTableOptions): Promise<Table> {
     for (const description of manifest.runs) {
       let key: DataKey | undefined;
       const owner = { tableId, organisation };
-      const run = Run.open(files, description, owner, (wrapped) => {
+      const run = Run.open(provider, files, description, owner, (wrapped) => {
         key = keys.openDataKey(wrapped);
         return key;
       }, cache);
@@ -77,6 +82,7 @@ export async function openTable(options: OpenTableOptions): Promise<Table> {
     removeOrphans(files, manifest);
     return new SealedTable({
       options,
+      provider,
       files,
       runner,
       cache,

@@ -12,6 +12,7 @@ import type { Bytes } from "../common/bytes.ts";
 import { EMPTY_BYTES, equalBytes } from "../common/bytes.ts";
 import { isKisekiError, KisekiError } from "../common/errors.ts";
 import type { OrganisationId } from "../common/ids.ts";
+import type { CryptoProvider } from "../crypto/provider.ts";
 import { EnvelopeKind } from "../crypto/envelope_format.ts";
 import type { CachedBlock, ClockBlockCache } from "./block_cache.ts";
 import { BloomFilter, type KeyHash } from "./bloom_filter.ts";
@@ -24,7 +25,6 @@ import {
   decodeRunFooter,
   decodeRunHeader,
   encodeRunFooter,
-  hashedHeader,
   INDEX_POSITION,
   OVERFLOW_POSITION,
   ROOT_HASH_BYTES,
@@ -37,7 +37,7 @@ import {
 } from "./run_format.ts";
 import { BLOCK_OVERHEAD, type BlockKey, BlockSealer, tagOf } from "./sealed_block.ts";
 import { MAX_VALUE_BYTES } from "./table.ts";
-import { sha256 } from "./table_crypto.ts";
+import { rootHashOf } from "./root_hash.ts";
 import type { FileReader, TableFiles } from "./table_files.ts";
 
 /** What the manifest says of a run. */
@@ -107,6 +107,7 @@ export class Run {
    *   `openKey` throws.
    */
   static open(
+    provider: CryptoProvider,
     files: TableFiles,
     description: RunDescription,
     owner: RunOwner,
@@ -135,7 +136,7 @@ export class Run {
           owner.organisation,
           description.runId,
         );
-        const resident = parts ?? readParts(file, description, header, sealer);
+        const resident = parts ?? readParts(provider, file, description, header, sealer);
         return new Run(description, file, path, sealer, resident, cache);
       });
     } catch (error) {
@@ -271,6 +272,7 @@ function readHeader(file: FileReader, description: RunDescription, owner: RunOwn
 }
 
 function readParts(
+  provider: CryptoProvider,
   file: FileReader,
   description: RunDescription,
   { bytes: header, footer }: HeaderBytes,
@@ -284,7 +286,7 @@ function readParts(
   ) throw new KisekiError("common.corrupt_format", "run footer: offsets out of order");
   const sealed = new Uint8Array(end - indexOffset);
   file.readAt(indexOffset, sealed);
-  const root = sha256(hashedHeader(header), sealed, encodeRunFooter(footer));
+  const root = rootHashOf(provider, header, [sealed, encodeRunFooter(footer)]);
   if (root.length !== ROOT_HASH_BYTES || !equalBytes(root, description.rootHash)) {
     throw new KisekiError("common.corrupt_format", "a root hash that does not match");
   }

@@ -100,11 +100,6 @@ export function decodeRunHeader(bytes: Bytes): RunHeader {
   return { runId, tableId, organisation, wrappedKey };
 }
 
-/** What the root hash takes of a header: all but the wrapped DEK. */
-export function hashedHeader(header: Bytes): Bytes {
-  return header.slice().fill(0, WRAPPED_KEY_OFFSET, WRAPPED_KEY_OFFSET + WRAPPED_DEK_SIZE);
-}
-
 /** The footer up to the root hash. */
 export function encodeRunFooter(footer: RunFooter): Bytes {
   return new ByteWriter(RUN_FOOTER_BYTES)

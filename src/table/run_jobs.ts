@@ -6,6 +6,7 @@
  * event loop waits. Keys come as raw bytes, are used for this job alone and zeroed after it.
  */
 import type { Bytes } from "../common/bytes.ts";
+import type { CryptoProvider } from "../crypto/provider.ts";
 import { EnvelopeKind } from "../crypto/envelope_format.ts";
 import { writeManifest } from "./manifest.ts";
 import { frozenCursor, type FrozenRows } from "./memory_table.ts";
@@ -14,7 +15,6 @@ import { Run, type RunDescription } from "./run.ts";
 import { decodeRunHeader, runFileName } from "./run_format.ts";
 import { type RunResult, RunWriter } from "./run_writer.ts";
 import { type BlockKey, BlockSealer } from "./sealed_block.ts";
-import { aeadOf } from "./table_crypto.ts";
 import type { TableFiles } from "./table_files.ts";
 
 /** A DEK handed over in the clear. */
@@ -82,18 +82,29 @@ export interface JobRunner {
 const ROWS_PER_STEP = 256;
 
 /** A job as steps. */
-export function* jobSteps(files: TableFiles, job: TableJob): Generator<void, JobResult> {
+export function* jobSteps(
+  provider: CryptoProvider,
+  files: TableFiles,
+  job: TableJob,
+): Generator<void, JobResult> {
   switch (job.kind) {
     case "fold":
       try {
         const cursor = frozenCursor(job.rows);
         cursor.seek(new Uint8Array(0));
-        return yield* write(files, job.target, [cursor], job.rows.rows, job.dropTombstones);
+        return yield* write(
+          provider,
+          files,
+          job.target,
+          [cursor],
+          job.rows.rows,
+          job.dropTombstones,
+        );
       } finally {
         job.target.rawKey.key.fill(0);
       }
     case "merge":
-      return yield* merge(files, job);
+      return yield* merge(provider, files, job);
     case "commit":
       writeManifest(files, job.manifest);
       return undefined;
@@ -106,14 +117,25 @@ export function* jobSteps(files: TableFiles, job: TableJob): Generator<void, Job
   }
 }
 
-function* merge(files: TableFiles, job: MergeJob): Generator<void, JobResult> {
+function* merge(
+  provider: CryptoProvider,
+  files: TableFiles,
+  job: MergeJob,
+): Generator<void, JobResult> {
   const header = decodeRunHeader(job.target.header);
   const inputs: Run[] = [];
   try {
     let rows = 0;
     const cursors: RowCursor[] = [];
     for (const { description, rawKey } of job.inputs) {
-      const run = Run.open(files, description, header, () => blockKeyOf(rawKey), undefined);
+      const run = Run.open(
+        provider,
+        files,
+        description,
+        header,
+        () => blockKeyOf(provider, rawKey),
+        undefined,
+      );
       inputs.push(run);
       const cursor = run.cursor(true);
       cursor.seek(new Uint8Array(0));
@@ -121,7 +143,7 @@ function* merge(files: TableFiles, job: MergeJob): Generator<void, JobResult> {
       rows += description.rows;
       yield;
     }
-    return yield* write(files, job.target, cursors, rows, job.dropTombstones);
+    return yield* write(provider, files, job.target, cursors, rows, job.dropTombstones);
   } finally {
     for (const run of inputs) run.close();
     for (const { rawKey } of job.inputs) rawKey.key.fill(0);
@@ -131,6 +153,7 @@ function* merge(files: TableFiles, job: MergeJob): Generator<void, JobResult> {
 
 /** Writes one run out of cursors, newest first. Leaves no file when there are no rows or it fails. */
 function* write(
+  provider: CryptoProvider,
   files: TableFiles,
   target: RunTarget,
   cursors: readonly RowCursor[],
@@ -138,13 +161,13 @@ function* write(
   dropTombstones: boolean,
 ): Generator<void, JobResult> {
   const { runId, organisation } = decodeRunHeader(target.header);
-  const key = blockKeyOf(target.rawKey);
+  const key = blockKeyOf(provider, target.rawKey);
   const sealer = new BlockSealer(EnvelopeKind.runBlock, key, organisation, runId);
   const name = runFileName(runId);
   const file = files.create(name);
   let result: JobResult;
   try {
-    const writer = new RunWriter(file, sealer, runId, target.header, expectedRows);
+    const writer = new RunWriter(provider, file, sealer, runId, target.header, expectedRows);
     const rows = new MergeCursor(cursors, false);
     let left = ROWS_PER_STEP;
     for (let row = rows.current; row !== undefined; row = rows.current) {
@@ -165,7 +188,8 @@ function* write(
   return result;
 }
 
-function blockKeyOf({ key, systemEpoch, tenantEpoch }: RawKey): BlockKey {
-  const aead = aeadOf(key);
+function blockKeyOf(provider: CryptoProvider, rawKey: RawKey): BlockKey {
+  const { key, systemEpoch, tenantEpoch } = rawKey;
+  const aead = provider.aead(key);
   return { aead, systemEpoch, tenantEpoch, release: () => aead.release() };
 }

@@ -5,7 +5,8 @@
  * the file is an orphan that the next open removes.
  */
 import type { Bytes } from "../common/bytes.ts";
-import { concatBytes } from "../common/bytes.ts";
+import { concatBytes, unshared } from "../common/bytes.ts";
+import type { CryptoProvider } from "../crypto/provider.ts";
 import { BloomFilter, KeyHash } from "./bloom_filter.ts";
 import { copyBytes } from "./key_order.ts";
 import { MAX_INLINE_VALUE_BYTES, RowBlockBuilder } from "./row_block.ts";
@@ -14,7 +15,6 @@ import {
   BLOOM_POSITION,
   encodeOverflowReference,
   encodeRunFooter,
-  hashedHeader,
   INDEX_POSITION,
   OVERFLOW_POSITION,
   RUN_FOOTER_BYTES,
@@ -23,7 +23,7 @@ import {
 } from "./run_format.ts";
 import { BLOCK_OVERHEAD, type BlockSealer, tagOf } from "./sealed_block.ts";
 import { MAX_KEY_BYTES } from "./table.ts";
-import { sha256 } from "./table_crypto.ts";
+import { rootHashOf } from "./root_hash.ts";
 import type { FileWriter } from "./table_files.ts";
 
 const WRITE_BUFFER_BYTES = 512 * 1024;
@@ -41,6 +41,7 @@ export interface RunResult {
 }
 
 export class RunWriter {
+  readonly #provider: CryptoProvider;
   readonly #file: FileWriter;
   readonly #sealer: BlockSealer;
   readonly #runId: string;
@@ -62,12 +63,14 @@ export class RunWriter {
 
   /** @param expectedRows Upper bound, for the size of the Bloom filter. */
   constructor(
+    provider: CryptoProvider,
     file: FileWriter,
     sealer: BlockSealer,
     runId: string,
     header: Bytes,
     expectedRows: number,
   ) {
+    this.#provider = provider;
     this.#file = file;
     this.#sealer = sealer;
     this.#runId = runId;
@@ -89,7 +92,7 @@ export class RunWriter {
     if (kind === RowKind.tombstone) {
       this.#tombstones++;
     } else if (kind === RowKind.overflow || end - start > MAX_INLINE_VALUE_BYTES) {
-      value = this.#addOverflow(row.value());
+      value = this.#addOverflow(unshared(row.value()));
       kind = RowKind.overflow;
       start = 0;
       end = value.length;
@@ -119,7 +122,7 @@ export class RunWriter {
       indexOffset: this.#offset,
       bloomOffset: this.#offset + indexSealed.length,
     });
-    const rootHash = sha256(hashedHeader(this.#header), indexSealed, bloomSealed, footer);
+    const rootHash = rootHashOf(this.#provider, this.#header, [indexSealed, bloomSealed, footer]);
     this.#emit(indexSealed);
     this.#emit(bloomSealed);
     this.#emit(concatBytes(footer, rootHash).subarray(0, RUN_FOOTER_BYTES));

@@ -12,6 +12,7 @@ import type { Bytes } from "../common/bytes.ts";
 import { EMPTY_BYTES } from "../common/bytes.ts";
 import { isKisekiError, KisekiError } from "../common/errors.ts";
 import { newId128 } from "../common/ids.ts";
+import type { CryptoProvider } from "../crypto/provider.ts";
 import type { DataKey } from "../crypto/sealer.ts";
 import type { ClockBlockCache } from "./block_cache.ts";
 import { KeyHash } from "./bloom_filter.ts";
@@ -47,6 +48,7 @@ export const MAX_MEMORY_TABLE_BYTES = 512 * 1024 * 1024;
 /** What `openTable` found and made ready. */
 export interface OpenedTable {
   readonly options: TableOptions;
+  readonly provider: CryptoProvider;
   readonly files: TableFiles;
   readonly runner: JobRunner;
   readonly cache: ClockBlockCache;
@@ -77,6 +79,7 @@ interface FrozenTable {
 
 export class SealedTable implements Table {
   readonly #options: TableOptions;
+  readonly #provider: CryptoProvider;
   readonly #files: TableFiles;
   readonly #runner: JobRunner;
   readonly #cache: ClockBlockCache;
@@ -110,6 +113,7 @@ export class SealedTable implements Table {
 
   constructor(opened: OpenedTable) {
     this.#options = opened.options;
+    this.#provider = opened.provider;
     this.#files = opened.files;
     this.#runner = opened.runner;
     this.#cache = opened.cache;
@@ -336,10 +340,18 @@ export class SealedTable implements Table {
       const { rows, tombstones, fileBytes, rootHash, index, bloom } = result;
       const description: RunDescription = { runId, tier, rows, tombstones, fileBytes, rootHash };
       const owner = { tableId, organisation: keys.organisation };
-      const run = Run.open(this.#files, description, owner, () => key, this.#cache, {
-        index,
-        bloom,
-      });
+      const run = Run.open(
+        this.#provider,
+        this.#files,
+        description,
+        owner,
+        () => key,
+        this.#cache,
+        {
+          index,
+          bloom,
+        },
+      );
       return { run, key, pins: 0, dropped: false };
     } catch (error) {
       if (keyIsOurs) key.release();

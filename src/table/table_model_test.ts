@@ -6,11 +6,13 @@ import assert from "node:assert/strict";
 import { seededRandom, testRounds, testSeed } from "../../test/rounds.ts";
 import { type Bytes, toHex, utf8 } from "../common/bytes.ts";
 import { isKisekiError } from "../common/errors.ts";
+import { chooseProvider } from "../crypto/provider_choice.ts";
 import { inlineRunner } from "./inline_runner.ts";
 import { openTable } from "./open_table.ts";
 import type { Mutation, Table, TableSnapshot } from "./table.ts";
 import { FaultyFiles, PowerLost, testTenantKeys } from "./testing.ts";
 
+const provider = chooseProvider().provider;
 const TABLE_ID = "00112233445566778899aabbccddeeff";
 
 /** Rows by hex key; values are runs of one byte, described in short. */
@@ -19,7 +21,7 @@ type Model = ReadonlyMap<string, string>;
 /** One table under test, with the model of every index that was applied. */
 class Subject {
   readonly #random: () => number;
-  readonly keys = testTenantKeys();
+  readonly keys = testTenantKeys(provider);
   models = new Map<number, Model>([[0, new Map()]]);
   files: FaultyFiles;
   index = 0;
@@ -47,9 +49,10 @@ class Subject {
       directory: "",
       tableId: TABLE_ID,
       keys: this.keys,
+      provider,
       foldBytes: 6000,
       files: this.files,
-      runner: inlineRunner(0),
+      runner: inlineRunner(provider, 0),
     });
     return this.table;
   }

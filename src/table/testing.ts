@@ -2,32 +2,25 @@
  * What tests of tables need: keys of a tenant without a key manager, and a directory in memory that
  * can lose power. Not used outside tests and benchmarks.
  */
-import {
-  createCipheriv,
-  createDecipheriv,
-  createHmac,
-  hkdfSync,
-  randomBytes,
-  timingSafeEqual,
-} from "node:crypto";
-import { type Bytes, concatBytes, toHex } from "../common/bytes.ts";
+import { type Bytes, concatBytes, toHex, utf8 } from "../common/bytes.ts";
 import { KisekiError } from "../common/errors.ts";
 import type { ChunkId, OrganisationId } from "../common/ids.ts";
+import type { CryptoProvider } from "../crypto/provider.ts";
 import type { DataKey, TenantKeys } from "../crypto/sealer.ts";
 import { WRAPPED_DEK_SIZE } from "../crypto/sealer.ts";
-import { aeadOf } from "./table_crypto.ts";
 import type { FileReader, FileWriter, TableFiles } from "./table_files.ts";
 
-/** Keys of one organisation out of a secret: real AES-GCM, a wrap of the right size. */
+/** Keys of one organisation out of a secret, with the real wrap; counts the keys in use. */
 export function testTenantKeys(
+  provider: CryptoProvider,
   organisation: OrganisationId = "0123456789abcdef0123456789abcdef" as OrganisationId,
   secret: Bytes = new Uint8Array(32).fill(7),
 ): TenantKeys & { outstanding: number } {
-  const derive = (info: string) =>
-    new Uint8Array(hkdfSync("sha256", secret, new Uint8Array(0), info, 32));
-  const wrapping = derive("wrap");
-  const dataKey = (raw: Uint8Array, wrapped: Bytes): DataKey => {
-    const aead = aeadOf(raw);
+  const derive = (info: string) => provider.hkdfSha256(secret, new Uint8Array(0), utf8(info), 32);
+  const tenantKey = derive("tenant");
+  const systemKey = derive("system");
+  const dataKey = (raw: Bytes, wrapped: Bytes): DataKey => {
+    const aead = provider.aead(raw);
     keys.outstanding++;
     let held = true;
     return {
@@ -44,38 +37,27 @@ export function testTenantKeys(
       },
     };
   };
-  const check = (raw: Uint8Array) =>
-    new Uint8Array(createHmac("sha256", wrapping).update(raw).digest()).subarray(0, 16);
   const keys = {
     organisation,
     outstanding: 0,
     generateDataKey() {
-      const raw = new Uint8Array(randomBytes(32));
-      const cipher = createCipheriv("aes-256-ecb", wrapping, null);
-      cipher.setAutoPadding(false);
-      const wrapped = concatBytes(
-        new Uint8Array([1, 1, 0, 0, 3, 0, 0, 0, 5, 0, 0, 0]),
-        new Uint8Array(cipher.update(raw)),
-        check(raw),
+      const raw = new Uint8Array(32);
+      provider.random(raw);
+      const wrapped = provider.wrapKey(systemKey, provider.wrapKey(tenantKey, raw));
+      return dataKey(
+        raw,
+        concatBytes(new Uint8Array([1, 1, 0, 0, 3, 0, 0, 0, 5, 0, 0, 0]), wrapped),
       );
-      return dataKey(raw, wrapped);
     },
     openDataKey(wrapped: Bytes) {
-      const decipher = createDecipheriv("aes-256-ecb", wrapping, null);
-      decipher.setAutoPadding(false);
       if (wrapped.length !== WRAPPED_DEK_SIZE || wrapped[0] !== 1) {
         throw new KisekiError("common.corrupt_format", "a wrapped DEK of another version");
       }
-      const raw = new Uint8Array(decipher.update(wrapped.slice(12, 44)));
-      if (!timingSafeEqual(check(raw), wrapped.slice(44))) {
-        throw new KisekiError("crypto.open_failed", "a wrapped DEK does not open");
-      }
-      return dataKey(raw, wrapped.slice());
+      const inner = provider.unwrapKey(systemKey, wrapped.slice(12));
+      return dataKey(provider.unwrapKey(tenantKey, inner), wrapped.slice());
     },
-    chunkId: (digest: Bytes) =>
-      toHex(createHmac("sha256", derive("chunk")).update(digest).digest()) as ChunkId,
-    nameHash: (name: Bytes) =>
-      new Uint8Array(createHmac("sha256", derive("name")).update(name).digest()),
+    chunkId: (digest: Bytes) => toHex(provider.hmacSha256(derive("chunk"), digest)) as ChunkId,
+    nameHash: (name: Bytes) => provider.hmacSha256(derive("name"), name),
   };
   return keys;
 }
