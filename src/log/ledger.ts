@@ -45,6 +45,9 @@ export const COLLECTION_GRACE_MS = 24 * 3600 * 1000;
 /** Most chunks in one request. */
 export const MAX_LEDGER_BATCH = 1024;
 const MAX_RECORD_BYTES = 4096;
+/** Chunk rows that one collection command looks at, and commands of one call. */
+const COLLECT_PAGE_ROWS = 1000;
+const MAX_COLLECT_PAGES = 100;
 
 /** The reference of one composition to one chunk, as `src/chunk` declares it. */
 export interface LedgerReference {
@@ -53,7 +56,15 @@ export interface LedgerReference {
   readonly operation: OperationId;
 }
 
-const Operation = { acquire: 1, record: 2, release: 3, collect: 4, forget: 5, lookup: 6 } as const;
+const Operation = {
+  acquire: 1,
+  record: 2,
+  release: 3,
+  collect: 4,
+  forget: 5,
+  lookup: 6,
+  replace: 7,
+} as const;
 
 const State = { stored: 0, unreferenced: 1, dying: 2 } as const;
 type State = typeof State[keyof typeof State];
@@ -106,13 +117,21 @@ export function readChunkRecord(rows: RowReader, chunk: ChunkId): Bytes | undefi
   return value === undefined ? undefined : decodeChunkRow(value).record;
 }
 
+export interface LedgerOptions {
+  readonly graceMs?: number;
+  /** Reads the incarnation out of an encoded chunk record. */
+  incarnationOf(record: Bytes): string;
+}
+
 /** Tag 1. */
 export class LedgerEvaluator implements CommandEvaluator {
   readonly tag: EvaluatorTag = EvaluatorTag.ledger;
   readonly #graceMs: number;
+  readonly #incarnationOf: (record: Bytes) => string;
 
-  constructor(options: { readonly graceMs?: number } = {}) {
+  constructor(options: LedgerOptions) {
     this.#graceMs = options.graceMs ?? COLLECTION_GRACE_MS;
+    this.#incarnationOf = options.incarnationOf;
   }
 
   evaluate(context: EvaluationContext, request: Bytes): Evaluation {
@@ -130,6 +149,8 @@ export class LedgerEvaluator implements CommandEvaluator {
         return collect(context.rows, reader.u32(), readCursor(reader), nowMs, this.#graceMs);
       case Operation.forget:
         return forget(context.rows, readChunks(reader));
+      case Operation.replace:
+        return replace(context.rows, reader, this.#incarnationOf);
       default:
         throw reader.corrupt(`operation ${operation}`);
     }
@@ -266,6 +287,24 @@ function forget(rows: RowReader, chunks: readonly ChunkId[]): Evaluation {
   return outcome(Operation.forget, mutations, new Uint8Array(0), chunks[0], [], []);
 }
 
+/** New places of a chunk's fragments: only of the upload that is recorded, and not while it dies. */
+function replace(
+  rows: RowReader,
+  reader: ByteReader,
+  incarnationOf: (record: Bytes) => string,
+): Evaluation {
+  const chunk = chunkIdFromBytes(reader.raw(32));
+  const record = reader.bytes(MAX_RECORD_BYTES).slice();
+  reader.end();
+  const value = rows.get(chunkKey(chunk));
+  const row = value === undefined ? undefined : decodeChunkRow(value);
+  const mutations = row === undefined || row.state === State.dying ||
+      incarnationOf(row.record) !== incarnationOf(record)
+    ? []
+    : [rowMutation(chunk, { ...row, record })];
+  return outcome(Operation.replace, mutations, new Uint8Array(0), chunk, [], []);
+}
+
 /** Chunk rows after `cursor` in order of chunk id, each with whether a reference row exists. */
 function* chunkRows(
   rows: RowReader,
@@ -386,6 +425,8 @@ export class LedgerClient<Record> {
   readonly #shards: ShardPort;
   readonly #router: ShardRouter;
   readonly #codec: RecordCodec<Record>;
+  /** Where the collection of each shard goes on. */
+  readonly #cursors = new Map<ShardId, ChunkId>();
 
   constructor(shards: ShardPort, router: ShardRouter, codec: RecordCodec<Record>) {
     this.#shards = shards;
@@ -474,6 +515,36 @@ export class LedgerClient<Record> {
     }
     const next = reader.u8() === 1 ? chunkIdFromBytes(reader.raw(32)) : undefined;
     return { dying, next };
+  }
+
+  /**
+   * Up to `limit` dying chunks; walks on from where the last call of this client stopped, and from
+   * the start again after the end. One call looks at a bounded number of rows.
+   */
+  async collect(
+    organisation: OrganisationId,
+    limit: number,
+  ): Promise<readonly { readonly chunk: ChunkId; readonly record: Record }[]> {
+    const dying: { readonly chunk: ChunkId; readonly record: Record }[] = [];
+    for (const shard of this.#router.shardsOf(organisation)) {
+      for (let page = 0; page < MAX_COLLECT_PAGES && dying.length < limit; page++) {
+        const found = await this.collectPage(shard, COLLECT_PAGE_ROWS, this.#cursors.get(shard));
+        dying.push(...found.dying);
+        if (found.next === undefined) {
+          this.#cursors.delete(shard);
+          break;
+        }
+        this.#cursors.set(shard, found.next);
+      }
+    }
+    return dying;
+  }
+
+  async replace(organisation: OrganisationId, chunk: ChunkId, record: Record): Promise<void> {
+    const shard = this.#router.shardOf(organisation, chunkRoutingKey(chunk));
+    const writer = new ByteWriter(256).u8(Operation.replace).raw(fromHex(chunk))
+      .bytes(this.#codec.encode(record));
+    await this.#shards.execute(shard, tagRequest(EvaluatorTag.ledger, writer.view()));
   }
 
   async forget(organisation: OrganisationId, chunks: readonly ChunkId[]): Promise<void> {

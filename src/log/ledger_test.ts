@@ -23,7 +23,9 @@ function harness(): {
   collectAll: () => Promise<readonly ChunkId[]>;
 } {
   const rows = new SortedRows();
-  const evaluator = new LedgerEvaluator();
+  const evaluator = new LedgerEvaluator({
+    incarnationOf: (record) => utf8ToString(record).slice(0, 1),
+  });
   let nowMs = 1_700_000_000_000;
   const port: ShardPort = {
     execute: (shard, request) => {
@@ -43,7 +45,10 @@ function harness(): {
       ),
   };
   const codec = { encode: (text: string): Bytes => utf8(text), decode: utf8ToString };
-  const client = new LedgerClient(port, { shardOf: () => SHARD }, codec);
+  const client = new LedgerClient(port, {
+    shardOf: () => SHARD,
+    shardsOf: () => [SHARD],
+  }, codec);
   return {
     client,
     rows,
@@ -144,4 +149,31 @@ Deno.test("references inserted twice by the same operation are one", async () =>
   await client.record(ORGANISATION, [{ reference: a, record: "a" }]);
   await client.acquire(ORGANISATION, [a]);
   assert.equal(rows.size, 2);
+});
+
+Deno.test("a repaired chunk's record is replaced, that of another upload is not", async () => {
+  const { client } = harness();
+  await client.record(ORGANISATION, [{ reference: reference(1), record: "a, here" }]);
+  await client.replace(ORGANISATION, chunk(1), "a, there");
+  assert.deepEqual(await client.lookup(ORGANISATION, [chunk(1)]), ["a, there"]);
+  await client.replace(ORGANISATION, chunk(1), "b, elsewhere");
+  await client.replace(ORGANISATION, chunk(2), "c");
+  assert.deepEqual(await client.lookup(ORGANISATION, [chunk(1), chunk(2)]), [
+    "a, there",
+    undefined,
+  ]);
+});
+
+Deno.test("collection walks on from page to page and starts again after the end", async () => {
+  const { client, pass } = harness();
+  const references = [1, 2, 3].map((n) => reference(n));
+  await client.record(
+    ORGANISATION,
+    references.map((reference) => ({ reference, record: "r" })),
+  );
+  await client.release(ORGANISATION, references);
+  assert.equal((await client.collect(ORGANISATION, 10)).length, 0);
+  pass(COLLECTION_GRACE_MS);
+  assert.equal((await client.collect(ORGANISATION, 10)).length, 3);
+  assert.equal((await client.collect(ORGANISATION, 10)).length, 3, "until they are forgotten");
 });

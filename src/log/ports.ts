@@ -28,6 +28,8 @@ export interface ShardPort {
 export interface ShardRouter {
   /** @throws KisekiError `log.no_shard`. */
   shardOf(organisation: OrganisationId, routingKey: Bytes): ShardId;
+  /** All shards of an organisation, in order of their ranges. */
+  shardsOf(organisation: OrganisationId): readonly ShardId[];
 }
 
 /** Largest encoded delta, header and sealed payload. */
