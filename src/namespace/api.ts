@@ -352,6 +352,9 @@ export interface NamespaceService {
   /**
    * Checks the parts (existence, ETag, order, least size) and publishes the object. Idempotent for
    * the same upload id and parts within the life of its tombstone.
+   *
+   * @param checksum Of the whole object, already made by the gateway from the parts' stored
+   *   checksums and compared with the client's claim: stored as it is.
    */
   completeUpload(
     caller: Identity,
