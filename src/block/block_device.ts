@@ -164,18 +164,30 @@ class FileBackedDevice implements BlockDevice {
     }
   }
 
-  async read(extent: Extent, offset: number, length: number): Promise<Bytes> {
+  async read(extent: Extent, offset: number, length: number, into?: Bytes): Promise<Bytes> {
     if (offset < 0 || length < 0 || offset + length > extent.length) {
       throw new KisekiError(
         "common.invalid_argument",
         `bytes ${offset}+${length} of an extent of ${extent.length}`,
       );
     }
-    if (length === 0) return new Uint8Array(0);
+    if (into !== undefined && offset % BLOCK_BYTES === 0) {
+      const whole = length - (length % BLOCK_BYTES);
+      if (whole > 0) await this.file.read(extent.offset + offset, into.subarray(0, whole));
+      if (whole < length) {
+        const tail = new Uint8Array(BLOCK_BYTES);
+        await this.file.read(extent.offset + offset + whole, tail);
+        into.set(tail.subarray(0, length - whole), whole);
+      }
+      return into;
+    }
     const from = offset - (offset % BLOCK_BYTES);
     const buffer = new Uint8Array(Math.ceil((offset + length - from) / BLOCK_BYTES) * BLOCK_BYTES);
-    await this.file.read(extent.offset + from, buffer);
-    return buffer.subarray(offset - from, offset - from + length);
+    if (length > 0) await this.file.read(extent.offset + from, buffer);
+    const data = buffer.subarray(offset - from, offset - from + length);
+    if (into === undefined) return data;
+    into.set(data);
+    return into;
   }
 
   sync(): Promise<void> {

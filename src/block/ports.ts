@@ -52,11 +52,12 @@ export interface BlockDevice {
    */
   write(extent: Extent, data: Bytes): Promise<void>;
   /**
-   * Bytes `offset` to `offset + length` of an extent's data, in a fresh buffer.
+   * Bytes `offset` to `offset + length` of an extent's data: in `into` (exactly `length` bytes)
+   * where it is given, else in a fresh buffer.
    *
    * @throws KisekiError `block.io`.
    */
-  read(extent: Extent, offset: number, length: number): Promise<Bytes>;
+  read(extent: Extent, offset: number, length: number, into?: Bytes): Promise<Bytes>;
   /** Resolves when all writes that returned before are durable; callers at one time share a sync. */
   sync(): Promise<void>;
   /**

@@ -4,6 +4,7 @@
  * | field           | bytes                                                            |
  * |-----------------|------------------------------------------------------------------|
  * | version         | u8, 1                                                            |
+ * | incarnation     | 8                                                                |
  * | durability      | u8 kind (1 copies, 2 erasure), u8 copies or data, u8 0 or parity |
  * | plaintext bytes | varint, 1 to 4 MiB                                               |
  * | envelope bytes  | varint, 1 to 16 MiB                                              |
@@ -17,6 +18,8 @@ import { fragmentCount, readDurability, requireDurability, writeDurability } fro
 import { type ChunkRecord, MAX_CHUNK_BYTES } from "./ports.ts";
 
 export const CHUNK_RECORD_VERSION = 1;
+/** Length of an incarnation, twice as many hex digits. */
+export const INCARNATION_BYTES = 8;
 /** Longest name of a pool, in bytes of UTF-8. */
 export const MAX_POOL_NAME_BYTES = 64;
 /** Longest envelope that is stored. */
@@ -32,7 +35,7 @@ export function encodeChunkRecord(record: ChunkRecord): Bytes {
     );
   }
   const writer = new ByteWriter(64 + 16 * record.placement.length);
-  writer.u8(CHUNK_RECORD_VERSION);
+  writer.u8(CHUNK_RECORD_VERSION).raw(incarnationBytes(record.incarnation));
   writeDurability(writer, record.scheme);
   writer.varint(record.plaintextBytes).varint(record.envelopeBytes).text(record.pool);
   for (const device of record.placement) writer.raw(idToBytes(device));
@@ -46,6 +49,7 @@ export function decodeChunkRecord(bytes: Bytes): ChunkRecord {
   if (version !== CHUNK_RECORD_VERSION) {
     throw new KisekiError("common.unsupported_version", `chunk record of version ${version}`);
   }
+  const incarnation = toHex(reader.raw(INCARNATION_BYTES));
   const scheme = readDurability(reader);
   const plaintextBytes = reader.varint();
   if (plaintextBytes < 1 || plaintextBytes > MAX_CHUNK_BYTES) {
@@ -63,7 +67,13 @@ export function decodeChunkRecord(bytes: Bytes): ChunkRecord {
     () => idFromBytes<DeviceId>(reader.raw(16)),
   );
   reader.end();
-  return { plaintextBytes, envelopeBytes, pool, scheme, placement };
+  return { incarnation, plaintextBytes, envelopeBytes, pool, scheme, placement };
+}
+
+function incarnationBytes(incarnation: string): Bytes {
+  const bytes = fromHex(incarnation);
+  if (bytes.length === INCARNATION_BYTES) return bytes;
+  throw new KisekiError("common.invalid_argument", `not an incarnation: "${incarnation}"`);
 }
 
 function poolName(bytes: Bytes, reader: ByteReader): string {

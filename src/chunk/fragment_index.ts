@@ -1,5 +1,5 @@
 /**
- * A device's fragment index: (chunk id, fragment number) -> place, checksums, header.
+ * A device's fragment index: (chunk id, incarnation, fragment number) -> place, checksums, header.
  *
  * One SQLite database in write-ahead mode beside the device file (or, for a raw device, in the data
  * directory under the device's id). SQLite commits without waiting for the disk (`synchronous =
@@ -24,12 +24,23 @@ import { isKisekiError, KisekiError } from "../common/errors.ts";
 import type { ChunkId, DeviceId } from "../common/ids.ts";
 import { GroupSync } from "../block/group_sync.ts";
 import { BLOCK_BYTES, type Extent } from "../block/ports.ts";
-import { decodeFragmentRow, encodeFragmentRow, type FragmentRow } from "./fragment_record.ts";
+import {
+  decodeFragmentRow,
+  encodeFragmentRow,
+  FRAGMENT_KEY_BYTES,
+  fragmentKey,
+  type FragmentRow,
+} from "./fragment_record.ts";
 
 /** One change of a row. */
 export type IndexChange =
   | { readonly kind: "put"; readonly row: FragmentRow }
-  | { readonly kind: "remove"; readonly chunk: ChunkId; readonly fragment: number };
+  | {
+    readonly kind: "remove";
+    readonly chunk: ChunkId;
+    readonly incarnation: string;
+    readonly fragment: number;
+  };
 
 /** What a fragment store asks of its index. */
 export interface FragmentIndex {
@@ -38,7 +49,7 @@ export interface FragmentIndex {
   /** True once it can take no more changes. */
   readonly failed: boolean;
   /** @throws KisekiError `common.corrupt_format` when the row is damaged. */
-  get(chunk: ChunkId, fragment: number): FragmentRow | undefined;
+  get(chunk: ChunkId, incarnation: string, fragment: number): FragmentRow | undefined;
   /**
    * All changes in one transaction with those of concurrent callers; resolves when durable.
    *
@@ -55,6 +66,7 @@ export interface FragmentIndex {
 /** A row met by a scan. */
 export interface ScannedRow {
   readonly chunk: ChunkId;
+  readonly incarnation: string;
   readonly fragment: number;
   readonly row: FragmentRow | KisekiError;
 }
@@ -75,9 +87,8 @@ const SCHEMA = `
     generation INTEGER NOT NULL, announced INTEGER
   ) STRICT;
   CREATE TABLE fragments (
-    chunk BLOB NOT NULL, fragment INTEGER NOT NULL,
-    unit INTEGER NOT NULL, length INTEGER NOT NULL, record BLOB NOT NULL,
-    PRIMARY KEY (chunk, fragment)
+    key BLOB NOT NULL PRIMARY KEY,
+    unit INTEGER NOT NULL, length INTEGER NOT NULL, record BLOB NOT NULL
   ) STRICT, WITHOUT ROWID;
   CREATE UNIQUE INDEX fragments_by_place ON fragments (unit, length);
 `;
@@ -176,11 +187,11 @@ export class SqliteFragmentIndex implements FragmentIndex {
   ) {
     database.exec("PRAGMA synchronous = NORMAL");
     this.#sync = new GroupSync(() => this.wal.datasync());
-    this.#get = database.prepare("SELECT record FROM fragments WHERE chunk = ? AND fragment = ?");
-    this.#put = database.prepare("INSERT OR REPLACE INTO fragments VALUES (?, ?, ?, ?, ?)");
-    this.#remove = database.prepare("DELETE FROM fragments WHERE chunk = ? AND fragment = ?");
+    this.#get = database.prepare("SELECT record FROM fragments WHERE key = ?");
+    this.#put = database.prepare("INSERT OR REPLACE INTO fragments VALUES (?, ?, ?, ?)");
+    this.#remove = database.prepare("DELETE FROM fragments WHERE key = ?");
     this.#scan = database.prepare(
-      "SELECT chunk, fragment, record FROM fragments WHERE chunk > ? ORDER BY chunk, fragment LIMIT ?",
+      "SELECT key, record FROM fragments WHERE key > ? ORDER BY key LIMIT ?",
     );
     this.#count = numberOf(database.prepare("SELECT count(*) AS n FROM fragments").get()?.["n"]);
   }
@@ -216,10 +227,10 @@ export class SqliteFragmentIndex implements FragmentIndex {
     await this.#sync.wait();
   }
 
-  get(chunk: ChunkId, fragment: number): FragmentRow | undefined {
-    const key = fromHex(chunk);
-    const row = this.#get.get(key, fragment);
-    return row === undefined ? undefined : decodeFragmentRow(key, fragment, blobOf(row["record"]));
+  get(chunk: ChunkId, incarnation: string, fragment: number): FragmentRow | undefined {
+    const key = fragmentKey(chunk, incarnation, fragment);
+    const row = this.#get.get(key);
+    return row === undefined ? undefined : decodeFragmentRow(key, blobOf(row["record"]));
   }
 
   async commit(changes: readonly IndexChange[]): Promise<void> {
@@ -257,14 +268,14 @@ export class SqliteFragmentIndex implements FragmentIndex {
 
   #apply(change: IndexChange): number {
     if (change.kind === "remove") {
-      return -Number(this.#remove.run(fromHex(change.chunk), change.fragment).changes);
+      const key = fragmentKey(change.chunk, change.incarnation, change.fragment);
+      return -Number(this.#remove.run(key).changes);
     }
     const { header, extent } = change.row;
-    const key = fromHex(header.chunk);
-    const known = this.#get.get(key, header.fragment) !== undefined;
+    const key = fragmentKey(header.chunk, header.incarnation, header.fragment);
+    const known = this.#get.get(key) !== undefined;
     this.#put.run(
       key,
-      header.fragment,
       extent.offset / BLOCK_BYTES,
       extent.length,
       encodeFragmentRow(change.row),
@@ -273,24 +284,24 @@ export class SqliteFragmentIndex implements FragmentIndex {
   }
 
   scan(after: ChunkId | undefined, limit: number): readonly ScannedRow[] {
-    const found = this.#scanFrom(after === undefined ? new Uint8Array(0) : fromHex(after), limit);
+    const found = this.#scanFrom(after === undefined ? FIRST_KEY : endOfChunk(after), limit);
     const last = found.at(-1);
     if (last === undefined || found.length < limit) return found;
-    // The page may have cut the last chunk's fragments in two: read those whole.
+    // The page may have cut the last chunk's fragments in two: leave them to the next page.
     const whole = found.filter((row) => row.chunk !== last.chunk);
     if (whole.length > 0) return whole;
-    return this.#scanFrom(fromHex(last.chunk).subarray(0, 31), 256)
-      .filter((row) => row.chunk === last.chunk);
+    // One chunk fills the page: more than 13 fragments of it on one device are not normal, but true.
+    return this.scan(after, 2 * limit);
   }
 
   #scanFrom(key: Bytes, limit: number): ScannedRow[] {
     return this.#scan.all(key, limit).map((found) => {
-      const chunk = blobOf(found["chunk"]);
-      const fragment = numberOf(found["fragment"]);
+      const at = blobOf(found["key"]);
       return {
-        chunk: toHex(chunk) as ChunkId,
-        fragment,
-        row: decodeOrError(chunk, fragment, blobOf(found["record"])),
+        chunk: toHex(at.subarray(0, 32)) as ChunkId,
+        incarnation: toHex(at.subarray(32, 40)),
+        fragment: at[FRAGMENT_KEY_BYTES - 1] ?? 0,
+        row: decodeOrError(at, blobOf(found["record"])),
       };
     });
   }
@@ -312,9 +323,18 @@ export class SqliteFragmentIndex implements FragmentIndex {
   }
 }
 
-function decodeOrError(chunk: Bytes, fragment: number, record: Bytes): FragmentRow | KisekiError {
+const FIRST_KEY: Bytes = new Uint8Array(0);
+
+/** No key of the chunk is greater, every key of later chunks is. */
+function endOfChunk(chunk: ChunkId): Bytes {
+  const key = new Uint8Array(FRAGMENT_KEY_BYTES).fill(0xff);
+  key.set(fromHex(chunk));
+  return key;
+}
+
+function decodeOrError(key: Bytes, record: Bytes): FragmentRow | KisekiError {
   try {
-    return decodeFragmentRow(chunk, fragment, record);
+    return decodeFragmentRow(key, record);
   } catch (error) {
     if (isKisekiError(error)) return error;
     throw error;

@@ -5,7 +5,7 @@
  * is freed; an extent is not freed while it is read; two writers of one fragment take turns. What is
  * read is checked; what fails its checksum is an error, never data.
  */
-import { type Bytes, equalBytes } from "../common/bytes.ts";
+import type { Bytes } from "../common/bytes.ts";
 import type { Crc32c } from "../common/crc32c.ts";
 import { isKisekiError, KisekiError } from "../common/errors.ts";
 import type { ChunkId, DeviceId } from "../common/ids.ts";
@@ -14,6 +14,12 @@ import type { FragmentIndex } from "./fragment_index.ts";
 import type { FragmentRow } from "./fragment_record.ts";
 import { checksumPieces, PIECE_BYTES, wrongPiece } from "./piece_checksums.ts";
 import type { DeviceUsage, FragmentHeader, FragmentRead, FragmentStore } from "./ports.ts";
+
+interface FragmentName {
+  readonly chunk: ChunkId;
+  readonly incarnation: string;
+  readonly fragment: number;
+}
 
 /** A local fragment store, to be closed by who opened it. */
 export class LocalFragmentStore implements FragmentStore {
@@ -32,41 +38,37 @@ export class LocalFragmentStore implements FragmentStore {
   }
 
   async put(header: FragmentHeader, data: Bytes): Promise<void> {
-    await this.#inTurn(header.chunk, header.fragment, () => this.#put(header, data));
+    await this.#inTurn(header, () => this.#put(header, data));
   }
 
   async #put(header: FragmentHeader, data: Bytes): Promise<void> {
-    const held = this.#rowOrDamage(header.chunk, header.fragment);
-    if (
-      held !== undefined && !isKisekiError(held) &&
-      equalBytes(held.header.envelopeTag, header.envelopeTag)
-    ) return;
+    const held = this.#rowOrDamage(header);
+    if (held !== undefined && !isKisekiError(held)) return;
     this.#requireWritable();
     const extent = this.block.allocate(data.length);
-    let durable = false;
     try {
       const written = this.block.write(extent, data);
       const pieces = checksumPieces(data, this.crc);
       await written;
       await this.block.sync();
-      durable = true;
       await this.index.commit([{ kind: "put", row: { header, extent, pieces } }]);
     } catch (error) {
-      // After a failed sync of the index the row may yet be on disk: the extent stays taken.
-      if (!this.index.failed && !(durable && this.#names(header, extent))) this.block.free(extent);
+      // After a failed sync of the index the row may be on disk: the extent stays taken.
+      if (!this.index.failed) this.block.free(extent);
       throw error;
     }
-    // A damaged row does not tell its extent: that is free again after the next opening.
-    if (held !== undefined && !isKisekiError(held)) this.#free(held.extent);
+    // A damaged row that was replaced did not tell its extent: it is free after the next opening.
   }
 
   async get(
     chunk: ChunkId,
+    incarnation: string,
     fragment: number,
     offset: number,
     length?: number,
+    into?: Bytes,
   ): Promise<FragmentRead | undefined> {
-    const row = this.index.get(chunk, fragment);
+    const row = this.index.get(chunk, incarnation, fragment);
     if (row === undefined) return undefined;
     const { extent, header } = row;
     const size = length ?? extent.length - offset;
@@ -76,12 +78,16 @@ export class LocalFragmentStore implements FragmentStore {
         `bytes ${offset}+${size} of a fragment of ${extent.length}`,
       );
     }
-    if (size === 0) return { header, data: new Uint8Array(0) };
+    if (into !== undefined && into.length !== size) {
+      throw new KisekiError("common.invalid_argument", `${into.length} bytes to read ${size} into`);
+    }
     const first = Math.floor(offset / PIECE_BYTES);
     const from = first * PIECE_BYTES;
     const end = Math.min(extent.length, Math.ceil((offset + size) / PIECE_BYTES) * PIECE_BYTES);
-    const data = await this.#readPinned(extent, from, end - from);
-    const wrong = wrongPiece(data, first, row.pieces, this.crc);
+    // Whole pieces go straight to where the caller wants them.
+    const exact = from === offset && end === offset + size;
+    const read = await this.#readPinned(extent, from, end - from, exact ? into : undefined);
+    const wrong = wrongPiece(read, first, row.pieces, this.crc);
     if (wrong !== undefined) {
       throw new KisekiError(
         "block.checksum",
@@ -89,25 +95,39 @@ export class LocalFragmentStore implements FragmentStore {
         { details: { device: this.device, chunk, fragment } },
       );
     }
-    return { header, data: data.subarray(offset - from, offset - from + size) };
+    if (exact) return { header, data: read };
+    const data = read.subarray(offset - from, offset - from + size);
+    if (into === undefined) return { header, data };
+    into.set(data);
+    return { header, data: into };
   }
 
-  async head(chunk: ChunkId, fragment: number): Promise<FragmentHeader | undefined> {
-    return this.index.get(chunk, fragment)?.header;
+  async head(
+    chunk: ChunkId,
+    incarnation: string,
+    fragment: number,
+  ): Promise<FragmentHeader | undefined> {
+    return this.index.get(chunk, incarnation, fragment)?.header;
   }
 
-  async remove(chunk: ChunkId, fragment: number): Promise<void> {
-    await this.#inTurn(chunk, fragment, async () => {
-      const held = this.#rowOrDamage(chunk, fragment);
+  async remove(chunk: ChunkId, incarnation: string, fragment: number): Promise<void> {
+    const name: FragmentName = { chunk, incarnation, fragment };
+    await this.#inTurn(name, async () => {
+      const held = this.#rowOrDamage(name);
       if (held === undefined) return;
-      await this.index.commit([{ kind: "remove", chunk, fragment }]);
+      await this.index.commit([{ kind: "remove", ...name }]);
       if (!isKisekiError(held)) this.#free(held.extent);
     });
   }
 
-  async rewrap(chunk: ChunkId, fragment: number, wrappedDek: Bytes): Promise<void> {
-    await this.#inTurn(chunk, fragment, async () => {
-      const row = this.index.get(chunk, fragment);
+  async rewrap(
+    chunk: ChunkId,
+    incarnation: string,
+    fragment: number,
+    wrappedDek: Bytes,
+  ): Promise<void> {
+    await this.#inTurn({ chunk, incarnation, fragment }, async () => {
+      const row = this.index.get(chunk, incarnation, fragment);
       if (row === undefined) return;
       const header: FragmentHeader = { ...row.header, wrappedDek: wrappedDek.slice() };
       await this.index.commit([{ kind: "put", row: { ...row, header } }]);
@@ -155,26 +175,26 @@ export class LocalFragmentStore implements FragmentStore {
     );
   }
 
-  #names(header: FragmentHeader, extent: Extent): boolean {
-    const row = this.#rowOrDamage(header.chunk, header.fragment);
-    return row !== undefined && (isKisekiError(row) || row.extent.offset === extent.offset);
-  }
-
-  #rowOrDamage(chunk: ChunkId, fragment: number): FragmentRow | KisekiError | undefined {
+  #rowOrDamage(name: FragmentName): FragmentRow | KisekiError | undefined {
     try {
-      return this.index.get(chunk, fragment);
+      return this.index.get(name.chunk, name.incarnation, name.fragment);
     } catch (error) {
       if (isKisekiError(error, "common.corrupt_format")) return error;
       throw error;
     }
   }
 
-  async #readPinned(extent: Extent, from: number, length: number): Promise<Bytes> {
+  async #readPinned(
+    extent: Extent,
+    from: number,
+    length: number,
+    into: Bytes | undefined,
+  ): Promise<Bytes> {
     const pin = this.#readers.get(extent.offset) ?? { count: 0, free: false };
     pin.count++;
     this.#readers.set(extent.offset, pin);
     try {
-      return await this.block.read(extent, from, length);
+      return await this.block.read(extent, from, length, into);
     } finally {
       if (--pin.count === 0) {
         this.#readers.delete(extent.offset);
@@ -189,8 +209,8 @@ export class LocalFragmentStore implements FragmentStore {
     else pin.free = true;
   }
 
-  async #inTurn(chunk: ChunkId, fragment: number, work: () => Promise<void>): Promise<void> {
-    const key = `${chunk}:${fragment}`;
+  async #inTurn(name: FragmentName, work: () => Promise<void>): Promise<void> {
+    const key = `${name.chunk}:${name.incarnation}:${name.fragment}`;
     const before = this.#turns.get(key);
     const turn = before === undefined ? work() : before.then(work, work);
     this.#turns.set(key, turn);
