@@ -21,6 +21,11 @@ export interface BlockFile {
   sync(): Promise<void>;
   /** Tells the device that a range is free (TRIM or punch hole); best effort. */
   discard(offset: number, length: number): Promise<void>;
+  /**
+   * Bytes that the file system below can still take: a sparse file's real limit. Absent or infinite
+   * where the device is what it says.
+   */
+  hostFreeBytes?(): Promise<number>;
   close(): Promise<void>;
 }
 
@@ -32,14 +37,35 @@ export interface Extent {
 
 export interface BlockDevice {
   readonly device: DeviceId;
+  /** Bytes for extents: the device without its head. */
   readonly capacityBytes: number;
+  /** Bytes that no extent holds; a sparse file's file system may have fewer. */
   readonly freeBytes: number;
+  /** True once a sync failed: nothing is written any more, reads go on. */
+  readonly failed: boolean;
   /** @throws KisekiError `block.no_space`. */
   allocate(length: number): Extent;
+  /**
+   * Writes an extent's whole data, zero-padded to 4 KiB. Not durable before `sync`.
+   *
+   * @throws KisekiError `block.io`, `block.no_space`.
+   */
   write(extent: Extent, data: Bytes): Promise<void>;
-  read(extent: Extent, offset: number, length: number): Promise<Bytes>;
+  /**
+   * Bytes `offset` to `offset + length` of an extent's data: in `into` (exactly `length` bytes)
+   * where it is given, else in a fresh buffer.
+   *
+   * @throws KisekiError `block.io`.
+   */
+  read(extent: Extent, offset: number, length: number, into?: Bytes): Promise<Bytes>;
+  /** Resolves when all writes that returned before are durable; callers at one time share a sync. */
   sync(): Promise<void>;
-  /** Gives a range back. Call only after the index forgot it durably. */
+  /**
+   * Gives a range back. Call only after the index forgot it durably and no reader is inside. The
+   * range is handed out again after it was discarded.
+   */
   free(extent: Extent): void;
+  /** See `BlockFile.hostFreeBytes`. */
+  hostFreeBytes(): Promise<number>;
   close(): Promise<void>;
 }
