@@ -1,0 +1,76 @@
+/**
+ * What the main isolate hands to its Workers, and how it starts and stops them.
+ *
+ * Invariants: a Worker that dies takes the process with it: half a node serves nothing; the first
+ * message of a Worker is its start message, everything after goes over links.
+ */
+import type { ServerConfig } from "../common/config.ts";
+import type { ClusterId, DeviceId, NodeId, OrganisationId } from "../common/ids.ts";
+import type { LinkMemory } from "../engine/link.ts";
+import type { Durability } from "../chunk/ports.ts";
+
+/** A pool with its devices known. */
+export interface PoolStart {
+  readonly name: string;
+  readonly durability: Durability;
+  readonly devices: readonly DeviceId[];
+  readonly fullPercent: number;
+}
+
+export interface LinkStart {
+  readonly peer: string;
+  readonly memory: LinkMemory;
+  /** Bulk memory of the calling side, where it moves chunks. */
+  readonly bulk?: SharedArrayBuffer;
+}
+
+export interface StorageStart {
+  readonly role: "storage";
+  readonly config: ServerConfig;
+  readonly cluster: ClusterId;
+  readonly node: NodeId;
+  /** `main` first, then the gateways. */
+  readonly links: readonly LinkStart[];
+  /** Devices that a first start may format although they hold something else. */
+  readonly force: boolean;
+}
+
+/** Answer to the storage isolate's `start` call. */
+export interface StorageStarted {
+  readonly pools: readonly PoolStart[];
+}
+
+export interface GatewayStart {
+  readonly role: "gateway";
+  readonly name: string;
+  readonly config: ServerConfig;
+  readonly cluster: ClusterId;
+  readonly node: NodeId;
+  readonly main: LinkStart;
+  readonly storage: LinkStart & { readonly bulk: SharedArrayBuffer };
+  readonly pools: readonly PoolStart[];
+  /** Port to bind; the first gateway may bind 0 and tells the rest. */
+  readonly port: number;
+  /** Organisation whose buckets unsigned preflight requests mean, if there is just one. */
+  readonly preflightOrganisation?: OrganisationId;
+}
+
+export interface GatewayStarted {
+  readonly port: number;
+}
+
+/** Starts a Worker by its name in the table of `assets.ts`, and fails loudly when it dies. */
+export function startWorker(
+  url: string | URL,
+  name: string,
+  start: StorageStart | GatewayStart,
+  onDeath: (name: string, reason: string) => void,
+): Worker {
+  const worker = new Worker(url, { type: "module", name });
+  worker.addEventListener("error", (event) => {
+    event.preventDefault();
+    onDeath(name, event.message);
+  });
+  worker.postMessage(start);
+  return worker;
+}
