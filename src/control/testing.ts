@@ -141,7 +141,14 @@ export class MemoryKeys implements KeySource, OrganisationKeys {
 
 function dataKey(crypto: CryptoProvider, dek: Bytes, wrapped: Bytes): DataKey {
   const aead = crypto.aead(dek);
-  return { wrapped, aead, systemEpoch: 1, tenantEpoch: 1, release: () => aead.release() };
+  return {
+    wrapped,
+    aead,
+    systemEpoch: 1,
+    tenantEpoch: 1,
+    exportKey: () => dek.slice(),
+    release: () => aead.release(),
+  };
 }
 
 /** Text of a protobuf file of this source tree. */
