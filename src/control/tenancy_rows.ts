@@ -24,7 +24,7 @@
  * The numbers are part of the format: never renumber, never reuse.
  */
 import protobuf from "protobufjs";
-import { type Bytes, concatBytes, EMPTY_BYTES, utf8 } from "../common/bytes.ts";
+import { type Bytes, concatBytes, utf8 } from "../common/bytes.ts";
 import { KisekiError } from "../common/errors.ts";
 import { idToBytes } from "../common/ids.ts";
 import { RecordType, ROUTING_KEY_BYTES, rowKey } from "../log/row_key.ts";
@@ -234,7 +234,8 @@ export function protobufCodec<T extends object>(type: protobuf.Type): Codec<T> {
     encode: (message) => new Uint8Array(type.encode(type.fromObject(message)).finish()),
     decode(bytes) {
       try {
-        const message = type.decode(bytes);
+        // A copy: bytes fields alias what they were read from, and rows are views.
+        const message = type.decode(bytes.slice());
         return type.toObject(message, { defaults: true, longs: Number }) as T;
       } catch (cause) {
         const reason = cause instanceof Error ? cause.message : String(cause);
@@ -243,5 +244,3 @@ export function protobufCodec<T extends object>(type: protobuf.Type): Codec<T> {
     },
   };
 }
-
-export { EMPTY_BYTES };
