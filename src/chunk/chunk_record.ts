@@ -11,7 +11,7 @@
  * | pool            | varint length (1 to 64), UTF-8                                   |
  * | placement       | 16 bytes a fragment, in order; their number follows from above   |
  */
-import { ByteReader, type Bytes, ByteWriter } from "../common/bytes.ts";
+import { ByteReader, type Bytes, ByteWriter, fromHex, toHex } from "../common/bytes.ts";
 import { KisekiError } from "../common/errors.ts";
 import { type DeviceId, idFromBytes, idToBytes } from "../common/ids.ts";
 import { fragmentCount, readDurability, requireDurability, writeDurability } from "./durability.ts";

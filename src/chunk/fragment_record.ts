@@ -19,7 +19,7 @@
  * The key (chunk id 32, incarnation 8, fragment number 1) is not repeated; the checksum binds the
  * row to it.
  */
-import { ByteReader, type Bytes, ByteWriter } from "../common/bytes.ts";
+import { ByteReader, type Bytes, ByteWriter, fromHex, toHex } from "../common/bytes.ts";
 import { crc32c } from "../common/crc32c.ts";
 import { KisekiError } from "../common/errors.ts";
 import {

@@ -42,6 +42,8 @@ export interface FragmentHeader {
   readonly plaintextBytes: number;
   /** Version of the placement map that chose the place. */
   readonly placementVersion: number;
+  /** When the chunk was stored, wall milliseconds: fragments without a record go by age. */
+  readonly writtenMs: number;
   /** The chunk's DEK, wrapped twice (`WRAPPED_DEK_SIZE` bytes). */
   readonly wrappedDek: Bytes;
 }
@@ -77,7 +79,10 @@ export interface FragmentStore {
   remove(chunk: ChunkId, incarnation: string, fragment: number): Promise<void>;
   /** Replaces the wrapped DEK of what is held. */
   rewrap(chunk: ChunkId, incarnation: string, fragment: number, wrappedDek: Bytes): Promise<void>;
-  /** All fragments in order of chunk id, from after `cursor`; at most `limit`. */
+  /**
+   * All fragments in order of chunk id, from after `cursor`: some `limit` of them, never a part of
+   * what the device holds of one chunk. Empty at the end.
+   */
   list(cursor: ChunkId | undefined, limit: number): Promise<readonly FragmentHeader[]>;
   usage(): Promise<DeviceUsage>;
 }
@@ -152,6 +157,16 @@ export interface ReferenceLedger {
   ): Promise<readonly { readonly chunk: ChunkId; readonly record: ChunkRecord }[]>;
   /** Fragments of a dying chunk are gone: its record may go. */
   forget(organisation: OrganisationId, chunks: readonly ChunkId[]): Promise<void>;
+}
+
+/** Port: repair moved fragments of a chunk. Implemented by `src/log`, beside the ledger. */
+export interface PlacementLedger {
+  /**
+   * Replaces a chunk's record by one of the same incarnation. Idempotent; nothing happens when the
+   * chunk is unknown, of another incarnation or dying. Until it is committed, readers find moved
+   * fragments by asking every device of the pool.
+   */
+  replace(organisation: OrganisationId, chunk: ChunkId, record: ChunkRecord): Promise<void>;
 }
 
 /** What gateways and native clients use. Sealing happens on the caller's side of this interface. */

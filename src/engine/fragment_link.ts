@@ -38,7 +38,7 @@ export function encodeFragmentHeader(writer: ByteWriter, header: FragmentHeader)
   if (header.scheme.scheme === "copies") writer.u8(0).u8(header.scheme.copies).u8(0);
   else writer.u8(1).u8(header.scheme.data).u8(header.scheme.parity);
   writer.u32(header.envelopeBytes).u32(header.plaintextBytes).int(header.placementVersion)
-    .raw(header.wrappedDek);
+    .int(header.writtenMs).raw(header.wrappedDek);
 }
 
 /** The inverse of {@link encodeFragmentHeader}; bytes are copied. */
@@ -62,6 +62,7 @@ export function decodeFragmentHeader(reader: ByteReader): FragmentHeader {
     envelopeBytes: reader.u32(),
     plaintextBytes: reader.u32(),
     placementVersion: reader.int(),
+    writtenMs: reader.int(),
     wrappedDek: reader.raw(WRAPPED_DEK_SIZE).slice(),
   };
 }
