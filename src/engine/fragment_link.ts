@@ -23,6 +23,7 @@ import type {
   FragmentStore,
 } from "../chunk/ports.ts";
 import { WRAPPED_DEK_SIZE } from "../crypto/sealer.ts";
+import { fragmentBytes } from "../chunk/durability.ts";
 import type { SharedBulkMemory } from "./bulk_memory.ts";
 import type { Link } from "./link.ts";
 import { Method } from "./messages.ts";
@@ -100,7 +101,7 @@ export class RemoteFragmentStore implements FragmentStore {
     if (size === undefined) {
       const header = await this.head(chunk, incarnation, fragment);
       if (header === undefined) return undefined;
-      size = fragmentBytes(header) - offset;
+      size = fragmentBytes(header.scheme, header.envelopeBytes) - offset;
     }
     const target = into ?? new Uint8Array(size);
     const writer = this.#request();
@@ -247,13 +248,6 @@ export function serveFragments(
     const { store } = open(payload);
     return new TextEncoder().encode(JSON.stringify(await store.usage()));
   });
-}
-
-/** Bytes of one fragment of a chunk: the whole envelope, or its share rounded up. */
-export function fragmentBytes(header: FragmentHeader): number {
-  return header.scheme.scheme === "copies"
-    ? header.envelopeBytes
-    : Math.ceil(header.envelopeBytes / header.scheme.data);
 }
 
 function placeIn(bulk: SharedArrayBuffer, reader: ByteReader): Bytes {

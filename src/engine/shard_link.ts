@@ -1,7 +1,7 @@
 /**
  * Shards across a link. Payload of a request: shard u64, then the request as it is.
  */
-import { type Bytes, ByteReader } from "../common/bytes.ts";
+import { ByteReader, type Bytes } from "../common/bytes.ts";
 import type { ShardId } from "../common/ids.ts";
 import type { ShardPort } from "../log/ports.ts";
 import type { Link } from "./link.ts";
