@@ -1,0 +1,261 @@
+/**
+ * The devices of this node: opened, or formatted on their first start.
+ *
+ * Invariants: a device that was never known here is formatted, unless it holds something else and
+ * is not forced; one that was known and does not open is a *lost* device: it is reported and its
+ * fragments are rebuilt elsewhere, it is never silently replaced by an empty one.
+ *
+ * `devices.json` in the data directory keeps which path is which device.
+ */
+import type { DeviceConfig, PoolConfig as PoolSettings, ServerConfig } from "../common/config.ts";
+import { isKisekiError, KisekiError } from "../common/errors.ts";
+import { type ClusterId, type DeviceId, newId128 } from "../common/ids.ts";
+import type { Logger } from "../common/logging.ts";
+import type { Crc32c } from "../common/crc32c.ts";
+import { createDeviceFile, openFileBlockFile } from "../block/file_block_file.ts";
+import { foreignContent } from "../block/foreign_signature.ts";
+import type { BlockFile } from "../block/ports.ts";
+import { formatLocalDevice, openLocalDevice } from "../chunk/local_device.ts";
+import type { FragmentStore } from "../chunk/ports.ts";
+import type { PoolStart } from "./isolates.ts";
+
+/** A device as it is served. */
+export interface LocalDevice {
+  readonly id: DeviceId;
+  readonly path: string;
+  readonly class: string;
+  readonly store: FragmentStore;
+  /** Why it is lost; undefined while it works. */
+  readonly lost: string | undefined;
+  close(): Promise<void>;
+}
+
+export interface OpenDevicesOptions {
+  readonly config: ServerConfig;
+  readonly cluster: ClusterId;
+  readonly crc32c: Crc32c;
+  readonly logger: Logger;
+  readonly nowMs: number;
+  /** Formats devices that hold something else. */
+  readonly force: boolean;
+}
+
+interface KnownDevice {
+  readonly id: DeviceId;
+  /** False from before the first write to the device until its index is there. */
+  readonly formatted: boolean;
+}
+
+type KnownDevices = Record<string, KnownDevice>;
+
+/** Opens every configured device. @throws KisekiError `block.foreign_device`, `block.locked`, ... */
+export async function openDevices(options: OpenDevicesOptions): Promise<readonly LocalDevice[]> {
+  const file = `${options.config.dataDir}/devices.json`;
+  const known = await readKnown(file);
+  const devices: LocalDevice[] = [];
+  try {
+    for (const device of options.config.devices) {
+      const before = known[device.path];
+      if (before?.formatted === true) {
+        devices.push(await openKnown(before.id, device, options));
+        continue;
+      }
+      const id = before?.id ?? newId128<DeviceId>();
+      if (before === undefined) {
+        await requireBlank(device, options.force);
+        known[device.path] = { id, formatted: false };
+        await writeKnown(file, known);
+      }
+      devices.push(await formatNew(id, device, options));
+      known[device.path] = { id, formatted: true };
+      await writeKnown(file, known);
+    }
+  } catch (error) {
+    for (const device of devices) await device.close();
+    throw error;
+  }
+  return devices;
+}
+
+/** Pools with the ids of their devices. */
+export function resolvePools(
+  pools: readonly PoolSettings[],
+  devices: readonly LocalDevice[],
+): readonly PoolStart[] {
+  return pools.map((pool) => ({
+    name: pool.name,
+    durability: pool.durability,
+    fullPercent: pool.fullPercent,
+    devices: devices
+      .filter((device) =>
+        pool.class === undefined ? pool.devices.includes(device.path) : device.class === pool.class
+      )
+      .map((device) => device.id),
+  }));
+}
+
+/** Makes a missing device file, and refuses a device that holds something unless forced. */
+async function requireBlank(device: DeviceConfig, force: boolean): Promise<void> {
+  if (device.sizeBytes !== undefined && !await exists(device.path)) {
+    await createDeviceFile(device.path, device.sizeBytes);
+    return;
+  }
+  if (force) return;
+  const file = await openFileBlockFile(device.path);
+  try {
+    const found = await foreignContent(file);
+    if (found === undefined) return;
+    throw new KisekiError(
+      "block.foreign_device",
+      `${device.path} holds ${found}: not formatted; start once with --force to overwrite it`,
+      { details: { found } },
+    );
+  } finally {
+    await file.close();
+  }
+}
+
+/** Formats what is blank, or what an earlier start left half formatted. */
+async function formatNew(
+  id: DeviceId,
+  device: DeviceConfig,
+  options: OpenDevicesOptions,
+): Promise<LocalDevice> {
+  const file = await openFileBlockFile(device.path);
+  try {
+    await formatLocalDevice(file, {
+      cluster: options.cluster,
+      indexPath: indexPath(id, device, options.config),
+      device: id,
+      nowMs: options.nowMs,
+      force: true,
+    });
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+  options.logger.info("device formatted", { device: id, path: device.path });
+  return await openStore(id, device, file, options);
+}
+
+async function openKnown(
+  id: DeviceId,
+  device: DeviceConfig,
+  options: OpenDevicesOptions,
+): Promise<LocalDevice> {
+  let file: BlockFile | undefined;
+  try {
+    file = await openFileBlockFile(device.path);
+    return await openStore(id, device, file, options);
+  } catch (error) {
+    if (isKisekiError(error, "block.locked")) throw error;
+    const reason = error instanceof Error ? error.message : String(error);
+    options.logger.error("device lost", { device: id, path: device.path, reason });
+    return {
+      id,
+      path: device.path,
+      class: device.class,
+      store: lostStore(id, device.path, reason),
+      lost: reason,
+      close: () => Promise.resolve(),
+    };
+  }
+}
+
+async function openStore(
+  id: DeviceId,
+  device: DeviceConfig,
+  file: BlockFile,
+  options: OpenDevicesOptions,
+): Promise<LocalDevice> {
+  let store;
+  try {
+    store = await openLocalDevice(file, {
+      cluster: options.cluster,
+      indexPath: indexPath(id, device, options.config),
+      crc32c: options.crc32c,
+      log: options.logger,
+    });
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+  if (store.device !== id) {
+    const found = store.device;
+    await store.close();
+    throw new KisekiError(
+      "block.foreign_device",
+      `${device.path} is device ${found}, but device ${id} was there before`,
+    );
+  }
+  const opened = store;
+  return {
+    id,
+    path: device.path,
+    class: device.class,
+    store: opened,
+    lost: undefined,
+    close: () => opened.close(),
+  };
+}
+
+/** Beside a device file; in the data directory for a raw device. */
+function indexPath(id: DeviceId, device: DeviceConfig, config: ServerConfig): string {
+  return device.path.startsWith("/dev/") ? `${config.dataDir}/${id}.index` : `${device.path}.index`;
+}
+
+/** Answers every call with why the device is lost. */
+function lostStore(id: DeviceId, path: string, reason: string): FragmentStore {
+  const fail = (): Promise<never> =>
+    Promise.reject(new KisekiError("block.io", `device ${path} is lost: ${reason}`));
+  return {
+    device: id,
+    put: fail,
+    get: fail,
+    head: fail,
+    remove: fail,
+    rewrap: fail,
+    list: fail,
+    usage: () =>
+      Promise.resolve({ device: id, capacityBytes: 0, usedBytes: 0, fragments: 0, state: "lost" }),
+  };
+}
+
+async function readKnown(file: string): Promise<KnownDevices> {
+  try {
+    const value: unknown = JSON.parse(await Deno.readTextFile(file));
+    if (typeof value === "object" && value !== null && !Array.isArray(value)) {
+      return value as KnownDevices;
+    }
+    throw new KisekiError("common.corrupt_format", `${file}: not a table of devices`);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return {};
+    throw error;
+  }
+}
+
+/** Durable before the caller goes on: a device without its line would be taken for a new one. */
+async function writeKnown(file: string, known: KnownDevices): Promise<void> {
+  const temporary = `${file}.new`;
+  using out = await Deno.open(temporary, {
+    write: true,
+    create: true,
+    truncate: true,
+    mode: 0o600,
+  });
+  await out.write(new TextEncoder().encode(JSON.stringify(known, undefined, 2)));
+  await out.syncData();
+  await Deno.rename(temporary, file);
+  using directory = await Deno.open(file.slice(0, file.lastIndexOf("/")));
+  await directory.sync();
+}
+
+async function exists(path: string): Promise<boolean> {
+  try {
+    await Deno.stat(path);
+    return true;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
+  }
+}
