@@ -474,8 +474,8 @@ class SegmentWriter implements SegmentedLog {
 
   release(shard: ShardId, index: number): void {
     const track = this.#shard(shard);
-    if (index <= track.released) return;
-    track.released = index;
+    // A durable `compact` record may have said so already.
+    track.released = Math.max(track.released, index);
     track.positions.dropThrough(index);
     if (this.#segments.length > 1 && this.#state === "running" && this.#oldestIsFree()) {
       this.#collectWanted = true;
