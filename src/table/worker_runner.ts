@@ -7,6 +7,7 @@
  *
  * Invariant: raw keys are transferred, never cloned; the Worker zeroes them after the job.
  */
+import { workerUrl } from "../common/assets.ts";
 import { errorFromRecord, type ErrorRecord, KisekiError } from "../common/errors.ts";
 import type { ProviderOptions } from "../crypto/provider_choice.ts";
 import type { JobResult, JobRunner, TableJob } from "./run_jobs.ts";
@@ -36,7 +37,7 @@ export interface WorkerRunner extends JobRunner {
 /** @param url The Worker's module. */
 export function workerRunner(
   provider: ProviderOptions,
-  url: string | URL = workerUrl(),
+  url: string | URL = workerUrl("table"),
 ): WorkerRunner {
   let worker: Worker | undefined;
   let nextId = 1;
@@ -105,10 +106,6 @@ export function workerRunner(
       fail("it was closed");
     },
   };
-}
-
-function workerUrl(): URL {
-  return new URL("./fold_worker.ts", import.meta.url);
 }
 
 /** Buffers of raw keys, to be moved instead of copied. */

@@ -1,0 +1,109 @@
+/**
+ * Turns the sources into what is packaged: one bundle for main, one for each Worker, the native
+ * libraries that this host has, and the protobuf files.
+ */
+import {
+  LIBRARY_SOURCES,
+  PROTO_FOLDER,
+  WORKER_SOURCES,
+  workerBundleName,
+} from "../../src/common/assets.ts";
+import type { PackagedFile } from "./payload.ts";
+
+/** Root of the repository, with a slash at its end. */
+export const ROOT: string = new URL("../../", import.meta.url).pathname;
+
+/** Runs a command in the repository and fails with its output when it fails. */
+export async function mustRun(
+  command: string,
+  args: readonly string[],
+  env: Record<string, string> = {},
+): Promise<string> {
+  const output = await new Deno.Command(command, {
+    args: [...args],
+    cwd: ROOT,
+    env,
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+  }).output();
+  const text = new TextDecoder().decode(output.stdout);
+  if (!output.success) {
+    const errors = new TextDecoder().decode(output.stderr);
+    throw new Error(`${command} ${args.join(" ")} failed (${output.code}):\n${text}${errors}`);
+  }
+  return text;
+}
+
+/** Tells whether a file is there; relative paths start at the repository's root. */
+export function isFile(path: string): boolean {
+  try {
+    return Deno.statSync(path.startsWith("/") ? path : ROOT + path).isFile;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
+  }
+}
+
+/**
+ * Bundles main and every Worker.
+ *
+ * @param into An empty folder for the bundles.
+ * @throws Error when main is missing or a source does not bundle.
+ */
+export async function bundlePrograms(into: string): Promise<PackagedFile[]> {
+  const programs = [
+    { name: "main.js", source: "src/main.ts" },
+    ...Object.entries(WORKER_SOURCES).map(([worker, source]) => ({
+      name: workerBundleName(worker),
+      source,
+    })),
+  ];
+  const files: PackagedFile[] = [];
+  for (const { name, source } of programs) {
+    if (!isFile(source)) {
+      if (name === "main.js") throw new Error(`${source} is missing: there is nothing to build`);
+      console.log(`build: NOT PACKAGED: ${name}: ${source} does not exist yet`);
+      continue;
+    }
+    const output = `${into}/${name}`;
+    await mustRun(Deno.execPath(), [
+      "bundle",
+      "--quiet",
+      "--platform=deno",
+      "--format=esm",
+      "--packages=bundle",
+      "--minify",
+      "--keep-names",
+      `--output=${output}`,
+      source,
+    ]);
+    files.push({ name, bytes: Deno.readFileSync(output) });
+  }
+  return files;
+}
+
+/** Libraries and protobuf files; `missing` names the libraries that this host does not have. */
+export function collectAssets(): { files: PackagedFile[]; missing: string[] } {
+  const files: PackagedFile[] = [];
+  const missing: string[] = [];
+  for (const [name, places] of Object.entries(LIBRARY_SOURCES)) {
+    const place = places.find(isFile);
+    if (place === undefined) missing.push(name);
+    else files.push({ name, bytes: Deno.readFileSync(new URL(place, `file://${ROOT}`)) });
+  }
+  for (const path of protoFiles(PROTO_FOLDER)) {
+    files.push({ name: path, bytes: Deno.readFileSync(ROOT + path) });
+  }
+  return { files, missing };
+}
+
+function protoFiles(folder: string): string[] {
+  const found: string[] = [];
+  for (const entry of Deno.readDirSync(ROOT + folder)) {
+    const path = `${folder}/${entry.name}`;
+    if (entry.isDirectory) found.push(...protoFiles(path));
+    else if (entry.name.endsWith(".proto")) found.push(path);
+  }
+  return found.sort();
+}
