@@ -1,16 +1,4 @@
 /**
-<<<<<<< HEAD
- * The entry of `kiseki`: the first argument picks the role.
- */
-import { buildInfo } from "./common/build_info.ts";
-
-if (Deno.args[0] === "version") {
-  console.log(JSON.stringify(buildInfo()));
-} else {
-  console.error("kiseki: this build knows `kiseki version` alone");
-  Deno.exit(2);
-}
-=======
  * First argument -> role; nothing else. Each role is loaded when it is asked for, so that
  * `kiseki version` does not pay for a server.
  */
@@ -73,4 +61,3 @@ async function main(args: readonly string[]): Promise<number> {
 }
 
 Deno.exit(await main(Deno.args));
->>>>>>> control
