@@ -96,6 +96,7 @@ export const HeadersRecord = w.message("HeadersRecord", {
   cacheControl: w.optionalText(5),
   expires: w.optionalText(6),
 });
+export type HeadersRecord = w.Of<typeof HeadersRecord>;
 
 /** One version of a file's or object's content and what was said of it. */
 export const VersionRecord = w.message("VersionRecord", {
@@ -220,12 +221,14 @@ export const StagedKind = {
   writing: 1,
   /** Content that nobody sees any more, to be unlinked in slices. */
   garbage: 2,
+  /** References of a writer that gave up, to be released in other shards. */
+  abandoned: 3,
 } as const;
 
 export const StagedRecord = w.message("StagedRecord", {
   kind: w.uint(1),
   createdMs: w.uint(2),
-  /** Kind writing: chunk ids that may have references by this composition and operation. */
+  /** Kinds writing and abandoned: chunk ids that may have references by this composition and operation. */
   chunks: w.repeatedBytes(3),
   /** Kind garbage. */
   content: w.nested(4, Content),

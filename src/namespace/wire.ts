@@ -229,7 +229,7 @@ export interface Field<T> {
   read(reader: WireReader, end: number, soFar: T): T;
 }
 
-type FieldTable = Readonly<Record<string, Field<never>>>;
+type FieldTable = Readonly<Record<string, Field<unknown>>>;
 type ValueOf<F> = F extends Field<infer T> ? T : never;
 /** The in-memory form of a schema. */
 export type Message<F> = { readonly [K in keyof F]: ValueOf<F[K]> };
@@ -251,12 +251,12 @@ export interface Codec<T> {
 export type Of<C> = C extends Codec<infer T> ? T : never;
 
 /** Defines a message. */
-export function message<const F extends Record<string, unknown>>(
+export function message<const F extends FieldTable>(
   name: string,
-  fields: F & FieldTable,
+  fields: F,
 ): Codec<Message<F>> {
   type T = Message<F>;
-  const list = Object.entries(fields as Readonly<Record<string, Field<unknown>>>)
+  const list = Object.entries<Field<unknown>>(fields)
     .map(([key, field]) => ({ key, field }))
     .sort((a, b) => a.field.number - b.field.number);
   const byNumber: ({ key: string; field: Field<unknown> } | undefined)[] = [];
@@ -287,7 +287,7 @@ export function message<const F extends Record<string, unknown>>(
   };
   return {
     name,
-    fields: fields as Readonly<Record<string, Field<unknown>>>,
+    fields,
     read,
     write,
     encode(value) {
@@ -340,25 +340,52 @@ export function uint(number: number): Field<number> {
 }
 
 export function bool(number: number): Field<boolean> {
-  return scalar(number, "bool", 0, false, (v) => !v, (w) => w.varint(1), (r, end) =>
-    r.varint(end) !== 0);
+  return scalar(
+    number,
+    "bool",
+    0,
+    false,
+    (v) => !v,
+    (w) => w.varint(1),
+    (r, end) => r.varint(end) !== 0,
+  );
 }
 
 /** fixed64 as a bigint. */
 export function fixed64(number: number): Field<bigint> {
-  return scalar(number, "fixed64", 1, 0n, (v) => v === 0n, (w, v) => w.fixed64(v), (r, end) =>
-    r.fixed64(end));
+  return scalar(
+    number,
+    "fixed64",
+    1,
+    0n,
+    (v) => v === 0n,
+    (w, v) => w.fixed64(v),
+    (r, end) => r.fixed64(end),
+  );
 }
 
 export function bytes(number: number): Field<Bytes> {
-  return scalar(number, "bytes", 2, EMPTY_BYTES, (v) => v.length === 0, (w, v) =>
-    w.bytes(v), (r, end) =>
-    r.bytes(end));
+  return scalar(
+    number,
+    "bytes",
+    2,
+    EMPTY_BYTES,
+    (v) => v.length === 0,
+    (w, v) => w.bytes(v),
+    (r, end) => r.bytes(end),
+  );
 }
 
 export function text(number: number): Field<string> {
-  return scalar(number, "string", 2, "", (v) => v === "", (w, v) => w.text(v), (r, end) =>
-    r.text(end));
+  return scalar(
+    number,
+    "string",
+    2,
+    "",
+    (v) => v === "",
+    (w, v) => w.text(v),
+    (r, end) => r.text(end),
+  );
 }
 
 /** `optional string`: "" and absence differ. */
