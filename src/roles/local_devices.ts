@@ -17,6 +17,7 @@ import { foreignContent } from "../block/foreign_signature.ts";
 import type { BlockFile } from "../block/ports.ts";
 import { formatLocalDevice, openLocalDevice } from "../chunk/local_device.ts";
 import type { FragmentStore } from "../chunk/ports.ts";
+import { writeDurably } from "./durable_file.ts";
 import type { PoolStart } from "./isolates.ts";
 
 /** A device as it is served. */
@@ -64,11 +65,11 @@ export async function openDevices(options: OpenDevicesOptions): Promise<readonly
       if (before === undefined) {
         await requireBlank(device, options.force);
         known[device.path] = { id, formatted: false };
-        await writeKnown(file, known);
+        await writeDurably(file, JSON.stringify(known, undefined, 2));
       }
       devices.push(await formatNew(id, device, options));
       known[device.path] = { id, formatted: true };
-      await writeKnown(file, known);
+      await writeDurably(file, JSON.stringify(known, undefined, 2));
     }
   } catch (error) {
     for (const device of devices) await device.close();
@@ -232,22 +233,6 @@ async function readKnown(file: string): Promise<KnownDevices> {
     if (error instanceof Deno.errors.NotFound) return {};
     throw error;
   }
-}
-
-/** Durable before the caller goes on: a device without its line would be taken for a new one. */
-async function writeKnown(file: string, known: KnownDevices): Promise<void> {
-  const temporary = `${file}.new`;
-  using out = await Deno.open(temporary, {
-    write: true,
-    create: true,
-    truncate: true,
-    mode: 0o600,
-  });
-  await out.write(new TextEncoder().encode(JSON.stringify(known, undefined, 2)));
-  await out.syncData();
-  await Deno.rename(temporary, file);
-  using directory = await Deno.open(file.slice(0, file.lastIndexOf("/")));
-  await directory.sync();
 }
 
 async function exists(path: string): Promise<boolean> {

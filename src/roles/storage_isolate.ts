@@ -20,10 +20,9 @@ import {
 } from "../common/ids.ts";
 import { type Logger, stderrLogger } from "../common/logging.ts";
 import { createMetrics, type Metrics, watchEventLoop } from "../common/metrics.ts";
-import { chooseProvider, type ProviderOptions } from "../crypto/provider_choice.ts";
+import { chooseProvider } from "../crypto/provider_choice.ts";
 import { type KeySource, SYSTEM_ORGANISATION } from "../crypto/sealer.ts";
-import { decodeChunkRecord, encodeChunkRecord } from "../chunk/chunk_record.ts";
-import type { ChunkRecord } from "../chunk/ports.ts";
+import { decodeChunkRecord } from "../chunk/chunk_record.ts";
 import { readShardMap, ShardMap } from "../control/shard_map.ts";
 import { TenancyEvaluator } from "../control/tenancy_evaluator.ts";
 import { serveFragments } from "../engine/fragment_link.ts";
@@ -37,18 +36,12 @@ import { openRaftHost, type RaftHost } from "../raft/host.ts";
 import { NODE_LOG_DISK } from "../raft/node_log_disk.ts";
 import { openWriteAheadLog, type SegmentedLog } from "../raft/wal.ts";
 import { createBlockCache, openTable } from "../table/open_table.ts";
-import { workerRunner, type WorkerRunner } from "../table/worker_runner.ts";
+import { type WorkerRunner, workerRunner } from "../table/worker_runner.ts";
 import type { StorageStart, StorageStarted } from "./isolates.ts";
 import { linkedKeySource } from "./key_link.ts";
 import { type LocalDevice, openDevices, resolvePools } from "./local_devices.ts";
 import { readProto } from "./protocols.ts";
-import { assetOrUndefined } from "./provider_assets.ts";
-
-/** Codec that the ledger is wired with. */
-export const CHUNK_RECORD_CODEC = {
-  encode: (record: ChunkRecord) => encodeChunkRecord(record),
-  decode: decodeChunkRecord,
-};
+import { providerOptions } from "./provider_assets.ts";
 
 /** Everything that is open, to be closed in reverse. */
 interface Storage {
@@ -93,7 +86,7 @@ export function startStorage(start: StorageStart): void {
     };
     return json(started);
   });
-  const keys = linkedKeySource(main, providerOptions(start));
+  const keys = linkedKeySource(main, providerOptions(start.config));
   main.handle(Method.openShard, async (payload) => {
     const reader = new ByteReader(payload, "open shard");
     const shard = reader.int() as ShardId;
@@ -122,17 +115,6 @@ export function startStorage(start: StorageStart): void {
   watchEventLoop(metrics, "storage", SYSTEM_CLOCK);
 }
 
-/** Where this build's libraries are. */
-export function providerOptions(start: Pick<StorageStart, "config">): ProviderOptions {
-  return {
-    awsLcPath: assetOrUndefined(
-      start.config.fips === "require" ? "libcrypto-fips.so" : "libcrypto.so",
-    ),
-    isalPath: assetOrUndefined("libisal.so.2"),
-    fips: start.config.fips === "require" ? "require" : "allow",
-  };
-}
-
 async function openStorage(
   start: StorageStart,
   main: Link,
@@ -140,7 +122,7 @@ async function openStorage(
   metrics: Metrics,
 ): Promise<Storage> {
   const { config } = start;
-  const options = providerOptions(start);
+  const options = providerOptions(start.config);
   const { provider } = chooseProvider(options);
   const keys = linkedKeySource(main, options);
   const crc32c = (bytes: Uint8Array, seed?: number): number => provider.crc32c(bytes, seed);
@@ -225,4 +207,3 @@ function collect(storage: Storage, metrics: Metrics): void {
 function json(value: unknown): Uint8Array {
   return utf8(JSON.stringify(value));
 }
-

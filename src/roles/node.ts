@@ -1,0 +1,337 @@
+/**
+ * A running node: the main isolate's parts and its Workers.
+ *
+ * Order of the start: lock, identity, keys, storage isolate, tenancy, gateways, admin addresses.
+ * A Worker that dies ends the process with 1: half a node serves nothing, and a restart recovers.
+ */
+import { workerUrl } from "../common/assets.ts";
+import { buildInfo } from "../common/build_info.ts";
+import { type Bytes, ByteWriter, EMPTY_BYTES, utf8, utf8ToString } from "../common/bytes.ts";
+import { SYSTEM_CLOCK } from "../common/clock.ts";
+import type { ServerConfig } from "../common/config.ts";
+import { formatListenAddress } from "../common/config_values.ts";
+import { isKisekiError, KisekiError } from "../common/errors.ts";
+import { idToBytes, type OrganisationId, type ShardId } from "../common/ids.ts";
+import type { Logger } from "../common/logging.ts";
+import {
+  createMetrics,
+  type Metrics,
+  type MetricsSnapshot,
+  watchEventLoop,
+} from "../common/metrics.ts";
+import { renderMetrics } from "../common/metrics_page.ts";
+import { chooseProvider } from "../crypto/provider_choice.ts";
+import { readShardMap } from "../control/shard_map.ts";
+import { type GivenCredential, Tenancy } from "../control/tenancy.ts";
+import { SLAB_BYTES } from "../engine/bulk_memory.ts";
+import { Link, newLinkMemory } from "../engine/link.ts";
+import { Method } from "../engine/messages.ts";
+import { RemoteShardPort } from "../engine/shard_link.ts";
+import { adminHttpHandler } from "./admin_http.ts";
+import { type DirectoryNews, snapshotToJson } from "./directory_news.ts";
+import {
+  type GatewayStarted,
+  type LinkStart,
+  startWorker,
+  type StorageStarted,
+} from "./isolates.ts";
+import { serveKeys } from "./key_link.ts";
+import { lockDataDirectory, type NodeIdentity, openNodeIdentity } from "./node_identity.ts";
+import { type NodeKeys, openNodeKeys } from "./node_keys.ts";
+import { readProto } from "./protocols.ts";
+import { providerOptions } from "./provider_assets.ts";
+
+/** Name of what `--dev` makes for its one user. */
+const DEV_NAME = "dev";
+
+export interface NodeOptions {
+  readonly config: ServerConfig;
+  readonly force: boolean;
+  readonly devCredential?: GivenCredential | undefined;
+  readonly logger: Logger;
+}
+
+export interface NodeAddresses {
+  readonly s3: string;
+  readonly admin: string;
+  readonly fabric: string;
+  readonly nfs?: string;
+}
+
+interface Started {
+  readonly link: Link;
+  readonly worker: Worker;
+}
+
+export class Node {
+  readonly #options: NodeOptions;
+  readonly #logger: Logger;
+  readonly #metrics: Metrics = createMetrics();
+  readonly #stopWatching: () => void;
+  #lock: Deno.FsFile | undefined;
+  #keys: NodeKeys | undefined;
+  #storage: Started | undefined;
+  readonly #gateways: Started[] = [];
+  #tenancy: Tenancy | undefined;
+  #admin: Deno.HttpServer<Deno.NetAddr> | undefined;
+  #addresses: NodeAddresses | undefined;
+  #devCredential: GivenCredential | undefined;
+  #stopping = false;
+
+  private constructor(options: NodeOptions) {
+    this.#options = options;
+    this.#logger = options.logger;
+    this.#stopWatching = watchEventLoop(this.#metrics, "main", SYSTEM_CLOCK);
+  }
+
+  /** @throws KisekiError of whatever part cannot start; what was open is closed. */
+  static async start(options: NodeOptions): Promise<Node> {
+    const node = new Node(options);
+    try {
+      await node.#start();
+    } catch (error) {
+      await node.stop();
+      throw error;
+    }
+    return node;
+  }
+
+  get stopping(): boolean {
+    return this.#stopping;
+  }
+
+  get addresses(): NodeAddresses {
+    if (this.#addresses === undefined) throw notStarted();
+    return this.#addresses;
+  }
+
+  get devCredential(): GivenCredential | undefined {
+    return this.#devCredential;
+  }
+
+  /** Drains and closes in reverse order of the start. */
+  async stop(): Promise<void> {
+    this.#stopping = true;
+    await Promise.all(this.#gateways.map(({ link }) => link.call(Method.drain, EMPTY_BYTES)));
+    await this.#admin?.shutdown();
+    if (this.#storage !== undefined) await this.#storage.link.call(Method.drain, EMPTY_BYTES);
+    for (const { link, worker } of [...this.#gateways, this.#storage].filter((w) => w !== undefined)) {
+      link.close();
+      worker.terminate();
+    }
+    this.#keys?.close();
+    this.#stopWatching();
+    this.#lock?.close();
+  }
+
+  async #start(): Promise<void> {
+    const { config } = this.#options;
+    this.#lock = await lockDataDirectory(config.dataDir);
+    const identity = await openNodeIdentity(config.dataDir);
+    const { provider } = chooseProvider(providerOptions(config));
+    this.#logger.info("crypto provider", {
+      name: provider.report.name,
+      version: provider.report.version,
+      fips: provider.report.fips,
+      passedOver: provider.report.passedOver.join("; "),
+    });
+    const keys = await openNodeKeys(config, provider, identity.cluster);
+    this.#keys = keys;
+
+    const bulk = Array.from(
+      { length: config.gateways },
+      () =>
+        new SharedArrayBuffer(
+          Math.max(2, Math.floor(config.memory.chunkBuffersBytes / config.gateways / SLAB_BYTES)) *
+              SLAB_BYTES + 4096,
+        ),
+    );
+    const storageLinks = bulk.map(() => newLinkMemory());
+    const storage = this.#startStorage(identity, bulk, storageLinks.map(([, far]) => far));
+    this.#storage = storage;
+    const { pools } = await ask<StorageStarted>(storage.link, Method.start);
+
+    const shards = new RemoteShardPort(storage.link);
+    const tenancy = new Tenancy({
+      shards,
+      keys: keys.source,
+      crypto: provider,
+      clock: SYSTEM_CLOCK,
+      organisationKeys: keys.organisations,
+      shardAdmin: {
+        createShard: async (organisation) => {
+          const shard = await tenancy.allocateShard(organisation);
+          await this.#openShard(shard, organisation);
+          await this.#announceShards(shards);
+          return shard;
+        },
+        removeShard: async () => await this.#announceShards(shards),
+      },
+      contents: { isEmpty: async () => await Promise.resolve(true) },
+      protoText: readProto("tenancy"),
+      onCredentialChange: (accessKeyId) => {
+        void this.#announce({ credential: accessKeyId ?? null });
+      },
+    });
+    this.#tenancy = tenancy;
+    await tenancy.recover();
+    if (config.dev) await this.#bootstrapDev(tenancy);
+
+    let port = config.listen.s3.port;
+    for (const [i, memory] of bulk.entries()) {
+      const [near] = storageLinks[i] as ReturnType<typeof newLinkMemory>;
+      port = await this.#startGateway(`gateway-${i}`, identity, near, memory, pools, port);
+    }
+    await this.#announceShards(shards);
+    await this.#startAdmin(port);
+    const { version, kind } = buildInfo();
+    this.#metrics.build.with({ version, kind }).set(1);
+  }
+
+  #startStorage(
+    identity: NodeIdentity,
+    bulk: readonly SharedArrayBuffer[],
+    gateways: readonly LinkStart["memory"][],
+  ): Started {
+    const [near, far] = newLinkMemory();
+    const links: LinkStart[] = [{ peer: "main", memory: far }];
+    gateways.forEach((memory, i) => {
+      const shared = bulk[i];
+      if (shared !== undefined) links.push({ peer: `gateway-${i}`, memory, bulk: shared });
+    });
+    const { config, force } = this.#options;
+    const worker = startWorker(
+      workerUrl("storage"),
+      "storage",
+      { role: "storage", config, force, ...identity, links },
+      (name, reason) => this.#workerDied(name, reason),
+    );
+    return this.#linked(worker, near, "storage");
+  }
+
+  async #startGateway(
+    name: string,
+    identity: NodeIdentity,
+    storageMemory: LinkStart["memory"],
+    bulk: SharedArrayBuffer,
+    pools: StorageStarted["pools"],
+    port: number,
+  ): Promise<number> {
+    const [near, far] = newLinkMemory();
+    const worker = startWorker(workerUrl("gateway"), name, {
+      role: "gateway",
+      name,
+      config: this.#options.config,
+      ...identity,
+      main: { peer: "main", memory: far },
+      storage: { peer: "storage", memory: storageMemory, bulk },
+      pools,
+      port,
+    }, (dead, reason) => this.#workerDied(dead, reason));
+    const started = this.#linked(worker, near, name);
+    this.#gateways.push(started);
+    return (await ask<GatewayStarted>(started.link, Method.start)).port;
+  }
+
+  #linked(worker: Worker, memory: LinkStart["memory"], name: string): Started {
+    const link = new Link(memory, name);
+    if (this.#keys !== undefined) serveKeys(link, this.#keys);
+    link.handle(Method.finding, () => EMPTY_BYTES);
+    link.run().catch((error: unknown) => this.#workerDied(name, String(error)));
+    return { link, worker };
+  }
+
+  #workerDied(name: string, reason: string): void {
+    if (this.#stopping) return;
+    this.#logger.error("isolate died", { name, reason });
+    Deno.exit(1);
+  }
+
+  async #openShard(shard: ShardId, organisation: OrganisationId): Promise<void> {
+    if (this.#storage === undefined) throw notStarted();
+    const payload = new ByteWriter(24).int(shard).raw(idToBytes(organisation)).finish();
+    await this.#storage.link.call(Method.openShard, payload);
+  }
+
+  async #announceShards(shards: RemoteShardPort): Promise<void> {
+    const snapshot = await readShardMap(shards, readProto("tenancy"));
+    await this.#announce({ shardMap: snapshotToJson(snapshot) });
+  }
+
+  /** Tells storage and every gateway, and waits until they know. */
+  async #announce(news: DirectoryNews): Promise<void> {
+    const payload = utf8(JSON.stringify(news));
+    const all = [this.#storage, ...this.#gateways].filter((started) => started !== undefined);
+    await Promise.all(all.map(({ link }) => link.call(Method.directory, payload)));
+  }
+
+  /** One organisation, project, workload and credential, the same at every start. */
+  async #bootstrapDev(tenancy: Tenancy): Promise<void> {
+    const organisation = await orCreate(
+      () => tenancy.getOrganisation(DEV_NAME),
+      () => tenancy.createOrganisation(DEV_NAME),
+    );
+    const project = await orCreate(
+      () => tenancy.getProject(organisation.id, DEV_NAME),
+      () => tenancy.createProject(organisation.id, DEV_NAME),
+    );
+    const workload = await orCreate(
+      () => tenancy.getWorkload(organisation.id, project.id, DEV_NAME),
+      () => tenancy.createWorkload(organisation.id, project.id, DEV_NAME),
+    );
+    this.#devCredential = await devCredential(
+      tenancy,
+      organisation.id,
+      workload.id,
+      this.#options,
+    );
+  }
+
+  async #startAdmin(s3Port: number): Promise<void> {
+    const { listen, tls } = this.#options.config;
+    const admin = Deno.serve({
+      hostname: listen.admin.host,
+      port: listen.admin.port,
+      onListen: () => undefined,
+    }, adminHttpHandler({
+      notReady: () => this.#stopping ? ["draining"] : [],
+      metrics: () => this.#renderMetrics(),
+      version: buildInfo().version,
+    }));
+    this.#admin = admin;
+    const scheme = tls === undefined ? "http" : "https";
+    this.#addresses = {
+      s3: `${scheme}://${formatListenAddress({ ...listen.s3, port: s3Port })}`,
+      admin: `http://${formatListenAddress({ ...listen.admin, port: admin.addr.port })}`,
+      fabric: formatListenAddress(listen.fabric),
+    };
+    await Promise.resolve();
+  }
+
+  async #renderMetrics(): Promise<string> {
+    const all = [this.#storage, ...this.#gateways].filter((started) => started !== undefined);
+    const snapshots = await Promise.all(
+      all.map(({ link }) => ask<MetricsSnapshot>(link, Method.metrics)),
+    );
+    this.#metrics.residentBytes.with({}).set(Deno.memoryUsage().rss);
+    return await renderMetrics([this.#metrics.registry.snapshot(), ...snapshots]);
+  }
+}
+
+async function ask<T>(link: Link, method: number, payload: Bytes = EMPTY_BYTES): Promise<T> {
+  return JSON.parse(utf8ToString(await link.call(method, payload))) as T;
+}
+
+async function orCreate<T>(get: () => Promise<T>, create: () => Promise<T>): Promise<T> {
+  try {
+    return await get();
+  } catch (error) {
+    if (!isKisekiError(error, "common.not_found")) throw error;
+    return await create();
+  }
+}
+
+function notStarted(): KisekiError {
+  return new KisekiError("common.unavailable", "the node is starting", { retriable: true });
+}
+
