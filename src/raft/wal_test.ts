@@ -44,10 +44,10 @@ async function start(disk: LogDisk, segmentBytes?: number): Promise<SegmentedLog
   return log;
 }
 
-/** The next batch is written, and its sync fails. (Zeros written ahead come in whole MiB.) */
+/** The next batch is written, and its sync fails. (Zeros come in larger pieces.) */
 function failSyncOfNextBatch(disk: FakeDisk): void {
   disk.onWrite = (_path, _offset, length) => {
-    if (length % (1 << 20) !== 0) disk.failSync = "block.io";
+    if (length < 100_000) disk.failSync = "block.io";
   };
 }
 
