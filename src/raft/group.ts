@@ -229,6 +229,16 @@ export class GroupRunner implements RaftGroup {
     if (ready.truncateFrom !== undefined) {
       into.push({ type: "truncate", shard, index: ready.truncateFrom });
     }
+    const first = ready.entries[0];
+    if (
+      first !== undefined && ready.hardState !== undefined &&
+      ready.entries.some((entry) => entry.kind === EntryKind.configuration)
+    ) {
+      // A member must not come back with a change in its log and without the commit of the one
+      // before: it would count majorities of two configurations ago.
+      const commit = Math.min(ready.hardState.commit, first.index - 1);
+      into.push({ type: "hardState", shard, hardState: { ...ready.hardState, commit } });
+    }
     for (const entry of ready.entries) into.push({ type: "entry", shard, entry });
     if (ready.hardState !== undefined) {
       into.push({ type: "hardState", shard, hardState: ready.hardState });

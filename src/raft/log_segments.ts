@@ -173,15 +173,24 @@ export class SegmentFiles {
     await this.#o.disk.syncDirectory(this.#o.directory);
   }
 
-  /** Zeros a range in the background. A full disk is left for the writer to meet. */
+  /**
+   * Zeros a range in the background, through a descriptor of its own: the kernel reports a failed
+   * writeback once per descriptor, and the writer must not miss it because the fill's sync heard
+   * it first. A full disk is left for the writer to meet.
+   */
   async #fill(segment: Segment, from: number, to: number): Promise<void> {
     try {
-      for (let at = from; at < to; at += ZEROS.length) {
-        await segment.file.write(ZEROS.subarray(0, Math.min(ZEROS.length, to - at)), at);
-        this.#filledBytes = Math.min(to, at + ZEROS.length);
-        await new Promise<void>((resolve) => setImmediate(resolve));
+      const file = await this.#o.disk.open(this.path(segment.name), false);
+      try {
+        for (let at = from; at < to; at += ZEROS.length) {
+          await file.write(ZEROS.subarray(0, Math.min(ZEROS.length, to - at)), at);
+          this.#filledBytes = Math.min(to, at + ZEROS.length);
+          await new Promise<void>((resolve) => setImmediate(resolve));
+        }
+        await file.sync();
+      } finally {
+        await file.close();
       }
-      await segment.file.sync();
     } catch (error) {
       if (isKisekiError(error, "block.no_space")) {
         this.#o.logger.warn("wal.fill_no_space", { segment: segment.name, message: error.message });

@@ -7,6 +7,7 @@
  * kernel may have dropped the dirty pages and a second call would lie. What was acknowledged stays.
  */
 import { setImmediate } from "node:timers";
+import { type Bytes, EMPTY_BYTES } from "../common/bytes.ts";
 import { type Clock, SYSTEM_CLOCK } from "../common/clock.ts";
 import { KisekiError } from "../common/errors.ts";
 import { type Id128, newId128, type ShardId } from "../common/ids.ts";
@@ -297,7 +298,7 @@ class SegmentWriter implements SegmentedLog {
       await Promise.resolve();
       while (this.#queue.length > 0 || this.#collectWanted) {
         if (this.#queue.length > 0) await this.#writeBatch(false);
-        else await this.#collect();
+        if (this.#collectWanted) await this.#collect();
         // Those that the last batch woke append now and join the next one.
         await new Promise<void>((resolve) => setImmediate(resolve));
       }
@@ -531,16 +532,23 @@ class SegmentWriter implements SegmentedLog {
     const positions = this.#shard(shard).positions;
     const entries: Entry[] = [];
     let total = 0;
+    let window: ReadWindow = { segment: 0, start: 0, bytes: EMPTY_BYTES };
     for (let index = from; index <= to; index++) {
       const position = positions.get(index);
       if (position === undefined) break;
       if (entries.length > 0 && total + position.bytes > maxBytes) break;
       const segment = this.#segments.find((s) => s.header.segment === position.segment);
       if (segment === undefined) break;
-      const bytes = new Uint8Array((position.bytes + 7) & ~7);
-      if (await segment.file.read(bytes, position.offset) < position.bytes) {
+      const padded = (position.bytes + 7) & ~7;
+      let at = position.offset - window.start;
+      if (window.segment !== position.segment || at < 0 || at + padded > window.bytes.length) {
+        window = await readWindow(segment, position.offset, Math.max(padded, maxBytes - total));
+        at = 0;
+      }
+      if (window.bytes.length < padded) {
         throw torn(segment.name, `entry ${index} of shard ${shard} is cut short`);
       }
+      const bytes = window.bytes.subarray(at, at + padded);
       entries.push(this.#checkedEntry(bytes, position, shard, index, segment.name));
       total += position.bytes;
     }
@@ -599,6 +607,22 @@ class SegmentWriter implements SegmentedLog {
     for (const segment of this.#segments) await segment.file.close();
     this.#segments.length = 0;
   }
+}
+
+/** A part of a segment in memory: entries of a shard lie close together. */
+interface ReadWindow {
+  readonly segment: number;
+  readonly start: number;
+  readonly bytes: Bytes;
+}
+
+const MAX_WINDOW_BYTES = 2 * 1024 * 1024;
+
+async function readWindow(segment: Segment, start: number, wanted: number): Promise<ReadWindow> {
+  const size = Math.min(wanted, MAX_WINDOW_BYTES, segment.end - start);
+  const buffer = new Uint8Array(size);
+  const length = await segment.file.read(buffer, start);
+  return { segment: segment.header.segment, start, bytes: buffer.subarray(0, length) };
 }
 
 /** True when any block after the first is not zero. */

@@ -187,8 +187,17 @@ export class RaftCore {
 
   /** Stands for election: pre-vote first (thesis 9.6). A lone voter wins at once. */
   campaign(): void {
-    if (this.#role === "leader" || !isVoter(this.#configuration, this.id)) return;
-    this.#poll(true, false);
+    if (this.#role !== "leader" && this.#mayCampaign()) this.#poll(true, false);
+  }
+
+  /**
+   * A voter may, once it applied what it knows to be committed: a membership change may be among
+   * it. A lone voter has nobody to disagree with.
+   */
+  #mayCampaign(): boolean {
+    if (!isVoter(this.#configuration, this.id)) return false;
+    const alone = this.#configuration.voters.size === 1 && !isJoint(this.#configuration);
+    return alone || this.log.applied === this.log.committed;
   }
 
   #poll(pre: boolean, transfer: boolean): void {
@@ -402,7 +411,7 @@ export class RaftCore {
         this.#followLeader(message.from);
         return this.#stepSnapshot(message);
       case "timeoutNow":
-        if (isVoter(this.#configuration, this.id) && this.#role === "follower") {
+        if (this.#role === "follower" && this.#mayCampaign()) {
           this.#poll(false, true);
         }
         return;

@@ -89,11 +89,6 @@ export class FakeDisk implements LogDisk {
     return inode.data.subarray(0, inode.size);
   }
 
-  /** Sectors of a file that a crash may lose. */
-  unsynced(path: string): readonly number[] {
-    return [...this.#inode(path).dirty];
-  }
-
   /**
    * Cuts the power. @param keep tells for each unsynced sector whether it reached the disk.
    * @param keepNames whether names that were not synced survive.
