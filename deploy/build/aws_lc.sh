@@ -12,6 +12,8 @@
 set -euo pipefail
 
 kind="${1:-plain}"
+# Bump when the flags change, so that old results are built again.
+recipe=2
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 
 case "$kind" in
@@ -21,7 +23,7 @@ case "$kind" in
     sha256=8bfbe32ac36b3c428696ce315464181bc4029d689fd58e3f2a4e58c252242f52
     folder="$root/.tools/aws-lc"
     needs=(cargo cmake gcc g++ sha256sum tar)
-    flags=(-DDISABLE_GO=ON -DDISABLE_PERL=ON)
+    flags=(-DDISABLE_GO=ON -DDISABLE_PERL=ON "-DCMAKE_C_FLAGS=-include $root/deploy/build/old_glibc.h")
     ;;
   fips)
     crate=aws-lc-fips-sys
@@ -37,8 +39,7 @@ case "$kind" in
     ;;
 esac
 
-# Bump the trailing number when the flags below change, so that old results are built again.
-stamp="$crate $version $sha256 $(uname -m) recipe 1"
+stamp="$crate $version $sha256 $(uname -m) recipe $recipe"
 if [[ -s "$folder/libcrypto.so" && "$(cat "$folder/stamp" 2>/dev/null || true)" == "$stamp" ]]; then
   echo "aws-lc: $folder/libcrypto.so is up to date ($crate $version)"
   exit 0

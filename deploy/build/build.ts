@@ -57,7 +57,8 @@ async function packagedFiles(kind: "compile" | "elf", work: string): Promise<Pac
 async function buildElf(work: string, output: string): Promise<void> {
   const stub = `${work}/stub.bin`;
   await mustRun("gcc", [
-    ..."-std=gnu11 -O2 -Wall -Wextra -Werror -ffreestanding -nostdlib -fPIE -static".split(" "),
+    ..."-std=gnu11 -O2 -Wall -Wextra -Werror -Wno-psabi -ffreestanding -nostdlib -fPIE -static"
+      .split(" "),
     ..."-fno-stack-protector -fno-asynchronous-unwind-tables -fcf-protection=none".split(" "),
     ..."-fno-jump-tables -fvisibility=hidden -Wl,--oformat=binary -Wl,--build-id=none".split(" "),
     "-Wl,-T,deploy/build/stub.ld",

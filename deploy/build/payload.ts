@@ -3,10 +3,12 @@
  *
  * ```
  *   0  "KISEKIPK"   8  u32 version = 1   12  u32 count   16  u64 total size, header included
- *  24  SHA-256 over bytes 64..total      56  zero        64  entries, then the files
+ *  24  hash of bytes 64..total           56  zero        64  entries, then the files
  *  entry, 128 bytes:  0 u64 size   8 u64 offset from the payload's start   16 name, NUL-padded
  * ```
- * All numbers little endian; every file starts on a multiple of 64.
+ * All numbers little endian; every file starts on a multiple of 64; total - 64 is a multiple of
+ * 512. The hash is SHA-256 over the SHA-256 of eight equal stripes of those bytes: the stub hashes
+ * eight lanes at once, because many servers have no SHA instructions.
  */
 import { createHash } from "node:crypto";
 
@@ -17,6 +19,7 @@ const NAME_BYTES = 112;
 const LONGEST_NAME = 110;
 const MOST_FILES = 256;
 const VERSION = 1;
+const STRIPES = 8;
 
 /** One packaged file. `main.js` is the program. */
 export interface PackagedFile {
@@ -49,6 +52,7 @@ export function encodePayload(files: readonly PackagedFile[]): Uint8Array<ArrayB
     at = align(at + file.bytes.length);
     return offset;
   });
+  at = HEADER_BYTES + Math.ceil((at - HEADER_BYTES) / (64 * STRIPES)) * 64 * STRIPES;
   const payload = new Uint8Array(at);
   const view = new DataView(payload.buffer);
   payload.set(encoder.encode("KISEKIPK"));
@@ -67,8 +71,19 @@ export function encodePayload(files: readonly PackagedFile[]): Uint8Array<ArrayB
     payload.set(name, entry + 16);
     payload.set(file.bytes, offset);
   }
-  payload.set(createHash("sha256").update(payload.subarray(HEADER_BYTES)).digest(), 24);
+  payload.set(stripedHash(payload.subarray(HEADER_BYTES)), 24);
   return payload;
+}
+
+/** SHA-256 over the SHA-256 of the eight equal stripes of `bytes`. */
+export function stripedHash(bytes: Uint8Array): Uint8Array {
+  const size = bytes.length / STRIPES;
+  const whole = createHash("sha256");
+  for (let index = 0; index < STRIPES; index++) {
+    const stripe = bytes.subarray(index * size, (index + 1) * size);
+    whole.update(createHash("sha256").update(stripe).digest());
+  }
+  return whole.digest();
 }
 
 function align(at: number): number {

@@ -18,14 +18,13 @@
  *
  * Payload (little endian; written by deploy/build/payload.ts):
  *   0  magic "KISEKIPK"   8  u32 version = 1   12 u32 count   16 u64 total size, header included
- *   24 SHA-256 over bytes 64..total            56 zero        64 entries, then the files
+ *   24 hash of bytes 64..total: SHA-256 over the SHA-256 of their 8 equal stripes
+ *   56 zero        64 entries, then the files; (total - 64) is a multiple of 512
  *   entry (128 bytes): u64 size, u64 offset from the payload's start, name, NUL-padded to 112
  */
 typedef unsigned long u64;
 typedef unsigned int u32;
 typedef unsigned char u8;
-
-#include <immintrin.h>
 
 #define SYS_WRITE 1
 #define SYS_OPEN 2
@@ -49,6 +48,7 @@ typedef unsigned char u8;
 #define F_ADD_SEALS 1033
 #define SEAL_ALL 15 /* SEAL, SHRINK, GROW, WRITE */
 #define MAX_FILES 256
+#define LANES 8
 
 /*
  * Entry. rsp -> argc. rdx is ld.so's finaliser, to be kept for the real entry point.
@@ -175,9 +175,12 @@ static void __attribute__((noreturn, noinline)) fail(const char *message, long n
   for (;;) __asm__ volatile("hlt");
 }
 
-/* ---- SHA-256 (FIPS 180-4), with the processor's own instructions where it has them ---- */
+/*
+ * ---- SHA-256 (FIPS 180-4) of eight stripes at once: some 4x the speed of one message on the many
+ * servers that have no SHA instructions ----
+ */
 
-static const u32 K[64] __attribute__((aligned(16))) = {
+static const u32 K[64] = {
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
     0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
     0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
@@ -187,98 +190,94 @@ static const u32 K[64] __attribute__((aligned(16))) = {
     0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
     0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
 
-static u32 rotate(u32 x, int n) { return x >> n | x << (32 - n); }
+/* Eight 32-bit lanes: one message in each. Lowered to AVX2, or to pairs of SSE2 instructions. */
+typedef u32 lanes __attribute__((vector_size(32)));
+typedef u32 unaligned __attribute__((aligned(1), may_alias));
+#define INLINE static inline __attribute__((always_inline))
+#define ROTATE(x, n) ((x) >> (n) | (x) << (32 - (n)))
 
-static void blocks_plain(u32 *state, const u8 *data, u64 blocks) {
+/* Hashes `blocks` blocks of 64 bytes in each lane; lane i starts at data + i * distance. */
+INLINE void hash_blocks(lanes *state, const u8 *data, u64 distance, u64 blocks) {
   for (; blocks; blocks--, data += 64) {
-    u32 w[64], s[8];
+    lanes w[16], a = state[0], b = state[1], c = state[2], d = state[3];
+    lanes e = state[4], f = state[5], g = state[6], h = state[7];
+#define WORD(lane) __builtin_bswap32(*(const unaligned *)(data + (lane)*distance + 4 * i))
     for (int i = 0; i < 16; i++)
-      w[i] = (u32)data[4 * i] << 24 | (u32)data[4 * i + 1] << 16 | (u32)data[4 * i + 2] << 8 |
-             data[4 * i + 3];
-    for (int i = 16; i < 64; i++) {
-      u32 a = w[i - 15], b = w[i - 2];
-      w[i] = w[i - 16] + (rotate(a, 7) ^ rotate(a, 18) ^ a >> 3) + w[i - 7] +
-             (rotate(b, 17) ^ rotate(b, 19) ^ b >> 10);
-    }
-    for (int i = 0; i < 8; i++) s[i] = state[i];
+      w[i] = (lanes){WORD(0), WORD(1), WORD(2), WORD(3), WORD(4), WORD(5), WORD(6), WORD(7)};
+#pragma GCC unroll 64
     for (int i = 0; i < 64; i++) {
-      u32 t1 = s[7] + (rotate(s[4], 6) ^ rotate(s[4], 11) ^ rotate(s[4], 25)) +
-               ((s[4] & s[5]) ^ (~s[4] & s[6])) + K[i] + w[i];
-      u32 t2 = (rotate(s[0], 2) ^ rotate(s[0], 13) ^ rotate(s[0], 22)) +
-               ((s[0] & s[1]) ^ (s[0] & s[2]) ^ (s[1] & s[2]));
-      for (int j = 7; j > 0; j--) s[j] = s[j - 1];
-      s[4] += t1;
-      s[0] = t1 + t2;
-    }
-    for (int i = 0; i < 8; i++) state[i] += s[i];
-  }
-}
-
-__attribute__((target("sha,sse4.1"))) static void blocks_sha_ni(u32 *state, const u8 *data,
-                                                                u64 blocks) {
-  const __m128i swap = _mm_set_epi64x(0x0c0d0e0f08090a0bL, 0x0405060700010203L);
-  __m128i low = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)state), 0xb1);
-  __m128i high = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)(state + 4)), 0x1b);
-  __m128i abef = _mm_alignr_epi8(low, high, 8), cdgh = _mm_blend_epi16(high, low, 0xf0);
-  for (; blocks; blocks--, data += 64) {
-    __m128i a = abef, c = cdgh, w[4];
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i++) {
-      __m128i now;
-      if (i < 4) {
-        now = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(data + 16 * i)), swap);
-      } else {
-        /* w[t] from w[t-16], w[t-15], w[t-7], w[t-2], four at a time. */
-        __m128i next = _mm_sha256msg1_epu32(w[i & 3], w[(i + 1) & 3]);
-        next = _mm_add_epi32(next, _mm_alignr_epi8(w[(i + 3) & 3], w[(i + 2) & 3], 4));
-        now = _mm_sha256msg2_epu32(next, w[(i + 3) & 3]);
+      if (i >= 16) {
+        lanes x = w[(i + 1) & 15], y = w[(i + 14) & 15];
+        w[i & 15] += (ROTATE(x, 7) ^ ROTATE(x, 18) ^ x >> 3) + w[(i + 9) & 15] +
+                     (ROTATE(y, 17) ^ ROTATE(y, 19) ^ y >> 10);
       }
-      w[i & 3] = now;
-      __m128i sum = _mm_add_epi32(now, _mm_load_si128((const __m128i *)(K + 4 * i)));
-      cdgh = _mm_sha256rnds2_epu32(cdgh, abef, sum);
-      abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(sum, 0x0e));
+      lanes t1 = h + (ROTATE(e, 6) ^ ROTATE(e, 11) ^ ROTATE(e, 25)) + (g ^ (e & (f ^ g))) + K[i] +
+                 w[i & 15];
+      lanes t2 = (ROTATE(a, 2) ^ ROTATE(a, 13) ^ ROTATE(a, 22)) + ((a & b) | (c & (a | b)));
+      h = g, g = f, f = e, e = d + t1, d = c, c = b, b = a, a = t1 + t2;
     }
-    abef = _mm_add_epi32(abef, a);
-    cdgh = _mm_add_epi32(cdgh, c);
+    state[0] += a, state[1] += b, state[2] += c, state[3] += d;
+    state[4] += e, state[5] += f, state[6] += g, state[7] += h;
   }
-  low = _mm_shuffle_epi32(abef, 0x1b);
-  high = _mm_shuffle_epi32(cdgh, 0xb1);
-  _mm_storeu_si128((__m128i *)state, _mm_blend_epi16(low, high, 0xf0));
-  _mm_storeu_si128((__m128i *)(state + 4), _mm_alignr_epi8(high, low, 8));
 }
 
-static void cpuid(u32 leaf, u32 *a, u32 *b, u32 *c, u32 *d) {
-  __asm__ volatile("cpuid" : "=a"(*a), "=b"(*b), "=c"(*c), "=d"(*d) : "a"(leaf), "c"(0));
+/* SHA-256 of LANES messages of `size` bytes (a multiple of 64), `distance` apart. */
+INLINE void hash_messages(u8 *digests, const u8 *data, u64 distance, u64 size) {
+  static const u32 start[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
+                               0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+  lanes state[8];
+  u8 last[64];
+  for (int i = 0; i < 8; i++) state[i] = (lanes){} + start[i];
+  hash_blocks(state, data, distance, size / 64);
+  memset(last, 0, sizeof last);
+  last[0] = 0x80;
+  for (int i = 0; i < 8; i++) last[63 - i] = (u8)(size * 8 >> 8 * i);
+  hash_blocks(state, last, 0, 1);
+  for (int lane = 0; lane < LANES; lane++)
+    for (int i = 0; i < 32; i++)
+      digests[32 * lane + i] = (u8)(state[i / 4][lane] >> (24 - 8 * (i % 4)));
 }
 
-static int has_sha_ni(void) {
-  u32 a, b, c, d, most;
-  cpuid(0, &most, &b, &c, &d);
+/* The payload's hash: SHA-256 over the SHA-256 of its LANES equal stripes. */
+INLINE void hash_payload(u8 *digest, const u8 *data, u64 size) {
+  u8 stripes[32 * LANES], copies[32 * LANES];
+  hash_messages(stripes, data, size / LANES, size / LANES);
+  hash_messages(copies, stripes, 0, sizeof stripes);
+  memcpy(digest, copies, 32);
+}
+
+__attribute__((noinline, target("avx2"))) static void hash_payload_avx2(u8 *digest, const u8 *data,
+                                                                        u64 size) {
+  hash_payload(digest, data, size);
+}
+
+static __attribute__((noinline)) void hash_payload_sse2(u8 *digest, const u8 *data, u64 size) {
+  hash_payload(digest, data, size);
+}
+
+static void cpuid(u32 leaf, u32 *b, u32 *c) {
+  u32 a, d;
+  __asm__ volatile("cpuid" : "=a"(a), "=b"(*b), "=c"(*c), "=d"(d) : "a"(leaf), "c"(0));
+  if (leaf == 0) *b = a;
+}
+
+static int has_avx2(void) {
+  u32 most, b, c, low, high;
+  cpuid(0, &most, &c);
   if (most < 7) return 0;
-  cpuid(1, &a, &b, &c, &d);
-  if (!(c >> 9 & 1) || !(c >> 19 & 1)) return 0; /* SSSE3, SSE4.1 */
-  cpuid(7, &a, &b, &c, &d);
-  return b >> 29 & 1;
+  cpuid(1, &b, &c);
+  if (!(c >> 27 & 1)) return 0; /* OSXSAVE: xgetbv may be used */
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  if ((low & 6) != 6) return 0; /* the kernel keeps the upper halves */
+  cpuid(7, &b, &c);
+  return b >> 5 & 1;
 }
 
 static int hash_matches(const u8 *data, u64 size, const u8 *wanted) {
-  u32 state[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
-                  0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
-  u8 tail[128];
-  u64 whole = size / 64, rest = size % 64, tail_size = rest < 56 ? 64 : 128;
-  memset(tail, 0, sizeof tail);
-  memcpy(tail, data + whole * 64, rest);
-  tail[rest] = 0x80;
-  for (int i = 0; i < 8; i++) tail[tail_size - 1 - i] = (u8)(size * 8 >> 8 * i);
-  if (has_sha_ni()) {
-    blocks_sha_ni(state, data, whole);
-    blocks_sha_ni(state, tail, tail_size / 64);
-  } else {
-    blocks_plain(state, data, whole);
-    blocks_plain(state, tail, tail_size / 64);
-  }
-  u8 difference = 0;
-  for (int i = 0; i < 32; i++) difference |= (u8)(state[i / 4] >> (24 - 8 * (i % 4))) ^ wanted[i];
+  u8 digest[32], difference = 0;
+  if (has_avx2()) hash_payload_avx2(digest, data, size);
+  else hash_payload_sse2(digest, data, size);
+  for (int i = 0; i < 32; i++) difference |= digest[i] ^ wanted[i];
   return difference == 0;
 }
 
@@ -376,7 +375,8 @@ static void verify(const u8 *payload, u64 room) {
     if (header->magic[i] != magic[i]) fail("the payload is damaged (no magic); copy the file again", 0);
   if (header->version != 1) fail("the payload is of another version than the stub", 0);
   if (header->count > MAX_FILES) fail("the payload is damaged (too many files); copy the file again", 0);
-  if (header->total < sizeof *header || header->total > room)
+  if (header->total < sizeof *header || header->total > room ||
+      (header->total - sizeof *header) % (64 * LANES))
     fail("the payload is damaged (size); copy the file again", 0);
   if (!hash_matches(payload + sizeof *header, header->total - sizeof *header, header->sha256))
     fail("the payload is damaged (SHA-256 differs); copy the file again", 0);
