@@ -2,6 +2,7 @@
  * Devices for tests: real files in a temporary directory, formatted, opened, reopened.
  */
 import { join } from "node:path";
+import { type Libc, openLibc } from "../../ffi/libc.ts";
 import { createDeviceFile, openFileBlockFile } from "../block/file_block_file.ts";
 import type { BlockFile } from "../block/ports.ts";
 import { type Bytes, toHex } from "../common/bytes.ts";
@@ -27,6 +28,7 @@ export interface RigDevice {
 
 /** Devices in one temporary directory; dispose of it at the end of the test. */
 export class DeviceRig {
+  readonly libc: Libc = openLibc();
   readonly cluster: ClusterId = newId128<ClusterId>();
   readonly organisation: OrganisationId = newId128<OrganisationId>();
   readonly devices: RigDevice[] = [];
@@ -48,7 +50,7 @@ export class DeviceRig {
     const id = newId128<DeviceId>();
     const device = { path: join(this.directory, `${this.devices.length}.device`), id };
     await createDeviceFile(device.path, this.sizeBytes);
-    const file = await openFileBlockFile(device.path);
+    const file = await openFileBlockFile(device.path, { libc: this.libc });
     await formatLocalDevice(file, {
       cluster: this.cluster,
       indexPath: indexPath(device),
@@ -62,7 +64,7 @@ export class DeviceRig {
   }
 
   async open(device: RigDevice): Promise<LocalFragmentStore> {
-    const file = this.wrap(await openFileBlockFile(device.path), device);
+    const file = this.wrap(await openFileBlockFile(device.path, { libc: this.libc }), device);
     const options = { cluster: this.cluster, indexPath: indexPath(device), crc32c };
     try {
       const store = await openLocalDevice(file, options);
@@ -106,6 +108,7 @@ export class DeviceRig {
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const device of this.devices) await this.close(device);
+    this.libc.unload();
     await Deno.remove(this.directory, { recursive: true });
   }
 }

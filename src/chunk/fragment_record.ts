@@ -53,7 +53,9 @@ export function encodeFragmentRow(row: FragmentRow): Bytes {
   const { header, extent, pieces } = row;
   if (
     extent.offset % BLOCK_BYTES !== 0 || pieces.length !== pieceCount(extent.length) ||
-    header.wrappedDek.length > MAX_WRAPPED_DEK_BYTES
+    header.wrappedDek.length > MAX_WRAPPED_DEK_BYTES || header.wrappedDek.length === 0 ||
+    !lengthsFit(header.envelopeBytes, header.plaintextBytes, extent.length) ||
+    header.fragment >= fragmentCount(header.scheme)
   ) {
     throw new KisekiError("common.invalid_argument", "a fragment row whose fields do not fit");
   }
@@ -108,8 +110,7 @@ export function decodeFragmentRow(key: Bytes, bytes: Bytes): FragmentRow {
   const writtenMs = reader.varint();
   const extent: Extent = { offset: reader.varint() * BLOCK_BYTES, length: reader.varint() };
   if (
-    envelopeBytes > MAX_ENVELOPE_BYTES || plaintextBytes > MAX_CHUNK_BYTES ||
-    extent.length < 1 || extent.length > MAX_ENVELOPE_BYTES ||
+    !lengthsFit(envelopeBytes, plaintextBytes, extent.length) ||
     !Number.isSafeInteger(extent.offset)
   ) {
     throw reader.corrupt("a length beyond its limit");
@@ -132,4 +133,9 @@ export function decodeFragmentRow(key: Bytes, bytes: Bytes): FragmentRow {
     wrappedDek,
   };
   return { header, extent, pieces };
+}
+
+function lengthsFit(envelope: number, plaintext: number, extent: number): boolean {
+  return plaintext >= 1 && plaintext <= MAX_CHUNK_BYTES && envelope >= 1 &&
+    envelope <= MAX_ENVELOPE_BYTES && extent >= 1 && extent <= MAX_ENVELOPE_BYTES;
 }
