@@ -4,6 +4,13 @@
 import { startGateway } from "./gateway_isolate.ts";
 import type { GatewayStart } from "./isolates.ts";
 
-self.addEventListener("message", (event: MessageEvent<GatewayStart>) => {
-  startGateway(event.data);
-}, { once: true });
+/** What this module needs of its global scope. */
+interface WorkerScope {
+  onmessage: ((event: MessageEvent<GatewayStart>) => void) | null;
+}
+
+const scope = globalThis as unknown as WorkerScope;
+scope.onmessage = ({ data }) => {
+  scope.onmessage = null;
+  startGateway(data);
+};

@@ -7,6 +7,7 @@
  *
  * `devices.json` in the data directory keeps which path is which device.
  */
+import type { Libc } from "../../ffi/libc.ts";
 import type { DeviceConfig, PoolConfig as PoolSettings, ServerConfig } from "../common/config.ts";
 import { isKisekiError, KisekiError } from "../common/errors.ts";
 import { type ClusterId, type DeviceId, newId128 } from "../common/ids.ts";
@@ -34,6 +35,7 @@ export interface LocalDevice {
 export interface OpenDevicesOptions {
   readonly config: ServerConfig;
   readonly cluster: ClusterId;
+  readonly libc: Libc;
   readonly crc32c: Crc32c;
   readonly logger: Logger;
   readonly nowMs: number;
@@ -63,7 +65,7 @@ export async function openDevices(options: OpenDevicesOptions): Promise<readonly
       }
       const id = before?.id ?? newId128<DeviceId>();
       if (before === undefined) {
-        await requireBlank(device, options.force);
+        await requireBlank(device, options);
         known[device.path] = { id, formatted: false };
         await writeDurably(file, JSON.stringify(known, undefined, 2));
       }
@@ -96,13 +98,13 @@ export function resolvePools(
 }
 
 /** Makes a missing device file, and refuses a device that holds something unless forced. */
-async function requireBlank(device: DeviceConfig, force: boolean): Promise<void> {
+async function requireBlank(device: DeviceConfig, options: OpenDevicesOptions): Promise<void> {
   if (device.sizeBytes !== undefined && !await exists(device.path)) {
     await createDeviceFile(device.path, device.sizeBytes);
     return;
   }
-  if (force) return;
-  const file = await openFileBlockFile(device.path);
+  if (options.force) return;
+  const file = await openFileBlockFile(device.path, { libc: options.libc });
   try {
     const found = await foreignContent(file);
     if (found === undefined) return;
@@ -122,7 +124,7 @@ async function formatNew(
   device: DeviceConfig,
   options: OpenDevicesOptions,
 ): Promise<LocalDevice> {
-  const file = await openFileBlockFile(device.path);
+  const file = await openFileBlockFile(device.path, { libc: options.libc });
   try {
     await formatLocalDevice(file, {
       cluster: options.cluster,
@@ -146,7 +148,7 @@ async function openKnown(
 ): Promise<LocalDevice> {
   let file: BlockFile | undefined;
   try {
-    file = await openFileBlockFile(device.path);
+    file = await openFileBlockFile(device.path, { libc: options.libc });
     return await openStore(id, device, file, options);
   } catch (error) {
     if (isKisekiError(error, "block.locked")) throw error;

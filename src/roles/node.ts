@@ -22,12 +22,13 @@ import {
 import { renderMetrics } from "../common/metrics_page.ts";
 import { chooseProvider } from "../crypto/provider_choice.ts";
 import { readShardMap } from "../control/shard_map.ts";
-import { type GivenCredential, Tenancy } from "../control/tenancy.ts";
+import { type GivenCredential, Tenancy, type Workload } from "../control/tenancy.ts";
 import { SLAB_BYTES } from "../engine/bulk_memory.ts";
 import { Link, newLinkMemory } from "../engine/link.ts";
 import { Method } from "../engine/messages.ts";
 import { RemoteShardPort } from "../engine/shard_link.ts";
 import { adminHttpHandler } from "./admin_http.ts";
+import { writeDurably } from "./durable_file.ts";
 import { type DirectoryNews, snapshotToJson } from "./directory_news.ts";
 import {
   type GatewayStarted,
@@ -115,7 +116,9 @@ export class Node {
     await Promise.all(this.#gateways.map(({ link }) => link.call(Method.drain, EMPTY_BYTES)));
     await this.#admin?.shutdown();
     if (this.#storage !== undefined) await this.#storage.link.call(Method.drain, EMPTY_BYTES);
-    for (const { link, worker } of [...this.#gateways, this.#storage].filter((w) => w !== undefined)) {
+    for (
+      const { link, worker } of [...this.#gateways, this.#storage].filter((w) => w !== undefined)
+    ) {
       link.close();
       worker.terminate();
     }
@@ -152,14 +155,14 @@ export class Node {
     const { pools } = await ask<StorageStarted>(storage.link, Method.start);
 
     const shards = new RemoteShardPort(storage.link);
-    const tenancy = new Tenancy({
+    const tenancy: Tenancy = new Tenancy({
       shards,
       keys: keys.source,
       crypto: provider,
       clock: SYSTEM_CLOCK,
       organisationKeys: keys.organisations,
       shardAdmin: {
-        createShard: async (organisation) => {
+        createShard: async (organisation): Promise<ShardId> => {
           const shard = await tenancy.allocateShard(organisation);
           await this.#openShard(shard, organisation);
           await this.#announceShards(shards);
@@ -279,25 +282,23 @@ export class Node {
       () => tenancy.getWorkload(organisation.id, project.id, DEV_NAME),
       () => tenancy.createWorkload(organisation.id, project.id, DEV_NAME),
     );
-    this.#devCredential = await devCredential(
-      tenancy,
-      organisation.id,
-      workload.id,
-      this.#options,
-    );
+    this.#devCredential = await devCredential(tenancy, workload, this.#options);
   }
 
   async #startAdmin(s3Port: number): Promise<void> {
     const { listen, tls } = this.#options.config;
-    const admin = Deno.serve({
-      hostname: listen.admin.host,
-      port: listen.admin.port,
-      onListen: () => undefined,
-    }, adminHttpHandler({
-      notReady: () => this.#stopping ? ["draining"] : [],
-      metrics: () => this.#renderMetrics(),
-      version: buildInfo().version,
-    }));
+    const admin = Deno.serve(
+      {
+        hostname: listen.admin.host,
+        port: listen.admin.port,
+        onListen: () => undefined,
+      },
+      adminHttpHandler({
+        notReady: () => this.#stopping ? ["draining"] : [],
+        metrics: () => this.#renderMetrics(),
+        version: buildInfo().version,
+      }),
+    );
     this.#admin = admin;
     const scheme = tls === undefined ? "http" : "https";
     this.#addresses = {
@@ -335,3 +336,33 @@ function notStarted(): KisekiError {
   return new KisekiError("common.unavailable", "the node is starting", { retriable: true });
 }
 
+/** The credential of `--dev`: as given, or the one made at the first start. */
+async function devCredential(
+  tenancy: Tenancy,
+  workload: Workload,
+  options: NodeOptions,
+): Promise<GivenCredential> {
+  const given = options.devCredential;
+  const path = `${options.config.dataDir}/dev-credential.json`;
+  const known = given ?? await readCredential(path);
+  if (known === undefined) {
+    const made = await tenancy.createCredential(workload, { comment: "made by --dev" });
+    const { accessKeyId, secretAccessKey } = made;
+    await writeDurably(path, JSON.stringify({ accessKeyId, secretAccessKey }));
+    return { accessKeyId, secretAccessKey };
+  }
+  await orCreate<unknown>(
+    () => tenancy.getCredential(known.accessKeyId),
+    () => tenancy.createCredential(workload, { given: known, comment: "given to --dev" }),
+  );
+  return known;
+}
+
+async function readCredential(path: string): Promise<GivenCredential | undefined> {
+  try {
+    return JSON.parse(await Deno.readTextFile(path)) as GivenCredential;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  }
+}

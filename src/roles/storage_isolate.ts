@@ -7,8 +7,9 @@
  * (shards and fragments). When the start fails, the answer to `start` says why, and the main
  * isolate ends the process.
  */
+import { openLibc } from "../../ffi/libc.ts";
 import { workerUrl } from "../common/assets.ts";
-import { ByteReader, utf8 } from "../common/bytes.ts";
+import { ByteReader, utf8, utf8ToString } from "../common/bytes.ts";
 import { SYSTEM_CLOCK } from "../common/clock.ts";
 import { KisekiError } from "../common/errors.ts";
 import {
@@ -37,6 +38,7 @@ import { NODE_LOG_DISK } from "../raft/node_log_disk.ts";
 import { openWriteAheadLog, type SegmentedLog } from "../raft/wal.ts";
 import { createBlockCache, openTable } from "../table/open_table.ts";
 import { type WorkerRunner, workerRunner } from "../table/worker_runner.ts";
+import { type DirectoryNews, snapshotFromJson } from "./directory_news.ts";
 import type { StorageStart, StorageStarted } from "./isolates.ts";
 import { linkedKeySource } from "./key_link.ts";
 import { type LocalDevice, openDevices, resolvePools } from "./local_devices.ts";
@@ -50,6 +52,7 @@ interface Storage {
   readonly raft: RaftHost;
   readonly logs: LogHost;
   readonly tables: WorkerRunner;
+  readonly router: ShardMap;
 }
 
 /** Takes the links up; the rest begins with the `start` call. */
@@ -94,6 +97,11 @@ export function startStorage(start: StorageStart): void {
     await opened().logs.open(shard, organisation, await keys.acquire(organisation));
     return json(null);
   });
+  main.handle(Method.directory, (payload) => {
+    const news = JSON.parse(utf8ToString(payload)) as DirectoryNews;
+    if (news.shardMap !== undefined) storage?.router.replace(snapshotFromJson(news.shardMap));
+    return json(null);
+  });
   main.handle(Method.shardStatus, () => json(opened().logs.status()));
   main.handle(Method.metrics, () => {
     if (storage !== undefined) collect(storage, metrics);
@@ -129,6 +137,7 @@ async function openStorage(
   const devices = await openDevices({
     config,
     cluster: start.cluster,
+    libc: openLibc(),
     crc32c,
     logger,
     nowMs: SYSTEM_CLOCK.wallMs(),
@@ -168,7 +177,7 @@ async function openStorage(
     startGroup: (shard, stateMachine) =>
       raft.createGroup({ shard, nodeId: start.node, voters: [start.node], stateMachine }),
   });
-  const storage = { devices, wal, raft, logs, tables };
+  const storage = { devices, wal, raft, logs, tables, router };
   await logs.open(CONTROL_SHARD, SYSTEM_ORGANISATION, await keys.acquire(SYSTEM_ORGANISATION));
   await openShards(logs, keys, router);
   const { name, version, fips } = provider.report;
@@ -200,8 +209,8 @@ function tableId(shard: ShardId, organisation: OrganisationId): string {
 
 function collect(storage: Storage, metrics: Metrics): void {
   const log = storage.wal.statistics();
-  metrics.walEntries.with({}).value = log.appends;
-  metrics.walBytes.with({}).value = log.bytes;
+  metrics.walEntries.with({} as never).value = log.appends;
+  metrics.walBytes.with({} as never).value = log.bytes;
 }
 
 function json(value: unknown): Uint8Array {

@@ -4,6 +4,13 @@
 import type { StorageStart } from "./isolates.ts";
 import { startStorage } from "./storage_isolate.ts";
 
-self.addEventListener("message", (event: MessageEvent<StorageStart>) => {
-  startStorage(event.data);
-}, { once: true });
+/** What this module needs of its global scope. */
+interface WorkerScope {
+  onmessage: ((event: MessageEvent<StorageStart>) => void) | null;
+}
+
+const scope = globalThis as unknown as WorkerScope;
+scope.onmessage = ({ data }) => {
+  scope.onmessage = null;
+  startStorage(data);
+};
