@@ -4,7 +4,7 @@
  *
  * Sizes are rounded up to a class (powers of two and one and a half times them, 64 KiB to 8 MiB)
  * and taken from free lists over 8 MiB slabs. When the shared buffer is used up, `acquire` gives
- * private memory, which the engine then copies: slower, never wrong.
+ * private memory and `acquireShared` waits: slower, never wrong.
  *
  * Invariants: a buffer is handed out once until it is released; releasing a private or an unknown
  * buffer does nothing; every buffer starts on a 4 KiB boundary of the shared buffer's own address.
@@ -15,6 +15,8 @@ import { KisekiError } from "../common/errors.ts";
 export const SLAB_BYTES = 8 << 20;
 const SMALLEST_CLASS = 64 << 10;
 const PAGE = 4096;
+/** Share of the memory that `acquire` gives out. */
+const LENDABLE_SHARE = 0.75;
 
 /** The place of a buffer inside the shared memory. */
 export interface BulkPlace {
@@ -29,6 +31,9 @@ export class SharedBulkMemory {
   readonly #taken = new Map<number, number>();
   #freeSlabs: number[] = [];
   #shortages = 0;
+  #takenBytes = 0;
+  readonly #lendable: number;
+  readonly #waiting: { readonly size: number; readonly resolve: (buffer: Bytes) => void }[] = [];
 
   /**
    * @param memory The shared buffer; a multiple of 8 MiB plus one page is used best.
@@ -41,22 +46,26 @@ export class SharedBulkMemory {
       this.#freeSlabs.push(at);
     }
     this.#freeSlabs.reverse();
+    this.#lendable = Math.floor(this.#freeSlabs.length * SLAB_BYTES * LENDABLE_SHARE);
   }
 
-  /** How often private memory had to do. */
+  /** How often there was no room at once. */
   get shortages(): number {
     return this.#shortages;
   }
 
   get takenBytes(): number {
-    let bytes = 0;
-    for (const size of this.#taken.values()) bytes += size;
-    return bytes;
+    return this.#takenBytes;
   }
 
-  /** A buffer of exactly `size` bytes, not zeroed. @throws KisekiError above 8 MiB. */
+  /**
+   * A buffer of exactly `size` bytes, not zeroed, for as long as the holder likes. A share of the
+   * memory is kept back for {@link acquireShared}, so that slow holders stop nobody.
+   *
+   * @throws KisekiError above 8 MiB.
+   */
   acquire(size: number): Bytes {
-    const place = this.#take(size);
+    const place = this.#takenBytes < this.#lendable ? this.#take(size) : undefined;
     if (place === undefined) {
       this.#shortages++;
       return new Uint8Array(size);
@@ -64,12 +73,34 @@ export class SharedBulkMemory {
     return new Uint8Array(this.memory, place, size);
   }
 
+  /**
+   * A buffer in the shared memory; waits, in order of the calls, until there is room. For holders
+   * that give it back soon whatever a client does.
+   */
+  acquireShared(size: number): Bytes | Promise<Bytes> {
+    const place = this.#waiting.length > 0 ? undefined : this.#take(size);
+    if (place !== undefined) return new Uint8Array(this.memory, place, size);
+    this.#shortages++;
+    const { promise, resolve } = Promise.withResolvers<Bytes>();
+    this.#waiting.push({ size, resolve });
+    return promise;
+  }
+
   release(buffer: Bytes): void {
     if (buffer.buffer !== this.memory) return;
     const size = this.#taken.get(buffer.byteOffset);
     if (size === undefined) return;
     this.#taken.delete(buffer.byteOffset);
+    this.#takenBytes -= size;
     this.#give(buffer.byteOffset, size);
+    while (this.#waiting.length > 0) {
+      const [next] = this.#waiting;
+      if (next === undefined) return;
+      const place = this.#take(next.size);
+      if (place === undefined) return;
+      this.#waiting.shift();
+      next.resolve(new Uint8Array(this.memory, place, next.size));
+    }
   }
 
   /** Where a view lies; undefined for private memory. */
@@ -94,6 +125,7 @@ export class SharedBulkMemory {
       }
     }
     this.#taken.set(offset, wanted);
+    this.#takenBytes += wanted;
     return offset;
   }
 

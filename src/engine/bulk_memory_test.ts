@@ -25,8 +25,16 @@ Deno.test("buffers never overlap and everything comes back", () => {
   }
   for (const buffer of held) bulk.release(buffer);
   assert.equal(bulk.takenBytes, 0);
-  const whole = Array.from({ length: 4 }, () => bulk.acquire(SLAB_BYTES));
-  assert.ok(whole.every((buffer) => bulk.placeOf(buffer) !== undefined), "slabs are whole again");
+  for (let i = 0; i < 4; i++) {
+    assert.ok(bulk.acquireShared(SLAB_BYTES) instanceof Uint8Array, "slabs are whole again");
+  }
+});
+
+Deno.test("slow holders leave room for those who give back soon", () => {
+  const bulk = new SharedBulkMemory(new SharedArrayBuffer(4 * SLAB_BYTES));
+  const held = Array.from({ length: 4 }, () => bulk.acquire(SLAB_BYTES));
+  assert.equal(held.filter((buffer) => bulk.placeOf(buffer) !== undefined).length, 3);
+  assert.ok(bulk.acquireShared(SLAB_BYTES) instanceof Uint8Array);
 });
 
 Deno.test("a shortage gives private memory and is counted", () => {
@@ -34,4 +42,21 @@ Deno.test("a shortage gives private memory and is counted", () => {
   assert.ok(bulk.placeOf(bulk.acquire(SLAB_BYTES)) !== undefined);
   assert.equal(bulk.placeOf(bulk.acquire(100)), undefined);
   assert.equal(bulk.shortages, 1);
+});
+
+Deno.test("who needs shared memory waits for it in order", async () => {
+  const bulk = new SharedBulkMemory(new SharedArrayBuffer(SLAB_BYTES));
+  const whole = await bulk.acquireShared(SLAB_BYTES);
+  const order: number[] = [];
+  const waiting = [1, 2].map(async (n) => {
+    const buffer = await bulk.acquireShared(SLAB_BYTES);
+    order.push(n);
+    bulk.release(buffer);
+  });
+  await Promise.resolve();
+  assert.deepEqual(order, []);
+  bulk.release(whole);
+  await Promise.all(waiting);
+  assert.deepEqual(order, [1, 2]);
+  assert.equal(bulk.takenBytes, 0);
 });

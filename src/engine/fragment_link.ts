@@ -6,7 +6,6 @@
  * {@link encodeFragmentHeader}. A place is offset u32 and length u32 in the link's bulk memory.
  */
 import { ByteReader, type Bytes, ByteWriter, fromHex, toHex } from "../common/bytes.ts";
-import { KisekiError } from "../common/errors.ts";
 import {
   type ChunkId,
   chunkIdFromBytes,
@@ -169,14 +168,7 @@ export class RemoteFragmentStore implements FragmentStore {
     use: (place: Bytes) => Promise<T>,
   ): Promise<T> {
     if (this.#bulk.placeOf(data) !== undefined) return await use(data);
-    const shared = this.#bulk.acquire(data.length);
-    if (this.#bulk.placeOf(shared) === undefined) {
-      throw new KisekiError(
-        "common.unavailable",
-        "bulk memory between isolates is used up: raise memory.bulk_bytes or slow down",
-        { retriable: true },
-      );
-    }
+    const shared = await this.#bulk.acquireShared(data.length);
     try {
       if (filled) shared.set(data);
       return await use(shared);
