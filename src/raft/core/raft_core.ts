@@ -153,9 +153,7 @@ export class RaftCore {
   tick(): void {
     this.#electionElapsed++;
     if (this.#role !== "leader") {
-      if (
-        this.#electionElapsed >= this.#electionTimeout && isVoter(this.#configuration, this.id)
-      ) {
+      if (this.#electionElapsed >= this.#electionTimeout) {
         this.#electionElapsed = 0;
         this.campaign();
       }
@@ -166,6 +164,7 @@ export class RaftCore {
       this.#electionElapsed = 0;
       this.#checkQuorum();
       this.#transferee = NO_NODE;
+      if (this.#role === "leader") this.#leaveIfRemoved();
     }
     if (this.#role === "leader" && this.#heartbeatElapsed >= this.#o.heartbeatTicks) {
       this.#heartbeatElapsed = 0;
@@ -192,12 +191,14 @@ export class RaftCore {
 
   /**
    * A voter may, once it applied what it knows to be committed: a membership change may be among
-   * it. A lone voter has nobody to disagree with.
+   * it. One that was a voter may too (thesis 4.2.2): those left may not know yet that its removal
+   * is committed, and need the entries or the vote of the one that was removed.
    */
   #mayCampaign(): boolean {
-    if (!isVoter(this.#configuration, this.id)) return false;
-    const alone = this.#configuration.voters.size === 1 && !isJoint(this.#configuration);
-    return alone || this.log.applied === this.log.committed;
+    const { voters } = this.#configuration;
+    if (voters.size === 1 && voters.has(this.id) && !isJoint(this.#configuration)) return true;
+    return this.log.applied === this.log.committed &&
+      this.#history.some((held) => isVoter(held.configuration, this.id));
   }
 
   #poll(pre: boolean, transfer: boolean): void {
@@ -572,7 +573,7 @@ export class RaftCore {
   }
 
   #broadcastAppend(): void {
-    if (this.#progress.size < 2) return;
+    if (this.#progress.size === 1 && this.#progress.has(this.id)) return;
     for (const [node, progress] of this.#progress) {
       if (node !== this.id) this.#sendAppend(node, progress);
     }
@@ -751,6 +752,17 @@ export class RaftCore {
     else this.#sendAppend(to, progress);
   }
 
+  /** A leader that is no voter any more hands over; until then it leads on without its own vote. */
+  #leaveIfRemoved(): void {
+    if (isVoter(this.#configuration, this.id) || this.#transferee !== NO_NODE) return;
+    let best: NodeId | undefined;
+    for (const node of this.#configuration.voters) {
+      const match = this.#progress.get(node)?.match ?? 0;
+      if (best === undefined || match > (this.#progress.get(best)?.match ?? 0)) best = node;
+    }
+    if (best !== undefined) this.transferLeadership(best);
+  }
+
   #sendTimeoutNow(to: NodeId): void {
     this.#messages.push({ type: "timeoutNow", from: this.id, to, term: this.#term });
   }
@@ -823,6 +835,7 @@ export class RaftCore {
       );
       this.#broadcastAppend();
     }
+    if (this.#role === "leader") this.#leaveIfRemoved();
   }
 
   /** Makes a committed change of members hold. An unfit one (raced by another) changes nothing. */
@@ -834,10 +847,6 @@ export class RaftCore {
     this.#history.push({ index: entry.index, configuration: this.#configuration });
     if (this.#role !== "leader") return;
     this.#syncProgress();
-    if (!isVoter(this.#configuration, this.id)) {
-      this.#becomeFollower(this.#term, NO_NODE);
-      return;
-    }
     if (!this.#configuration.voters.has(this.#transferee)) this.#transferee = NO_NODE;
     this.#advanceCommit();
     this.#broadcastAppend();
