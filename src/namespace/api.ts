@@ -215,6 +215,21 @@ export interface PutResult {
   readonly version: ObjectVersion;
 }
 
+/** What is copied. */
+export interface ObjectSource {
+  readonly namespace: string;
+  readonly key: string;
+  readonly versionId?: string;
+}
+
+export interface ListUploadsPage {
+  readonly items: readonly (
+    | { readonly type: "upload"; readonly upload: UploadInfo }
+    | { readonly type: "prefix"; readonly prefix: string }
+  )[];
+  readonly next?: { readonly keyMarker: string; readonly uploadIdMarker: string };
+}
+
 export interface NamespaceService {
   listNamespaces(caller: Identity): Promise<readonly NamespaceInfo[]>;
   /** @throws KisekiError `namespace.namespace_exists` when the organisation has it already. */
@@ -273,7 +288,7 @@ export interface NamespaceService {
   /** By reference: no content moves. `attributes` undefined keeps the source's. */
   copyObject(
     caller: Identity,
-    source: { readonly namespace: string; readonly key: string; readonly versionId?: string },
+    source: ObjectSource,
     target: { readonly namespace: string; readonly key: string },
     /** Compared with the source's ETag: pins the version that the caller judged. */
     expectedSource: ObjectVersion,
@@ -320,7 +335,7 @@ export interface NamespaceService {
   /** By reference where the range allows it, else by reading and writing. */
   copyPart(
     caller: Identity,
-    source: { readonly namespace: string; readonly key: string; readonly versionId?: string },
+    source: ObjectSource,
     expectedSource: ObjectVersion,
     range: { readonly offset: number; readonly length: number },
     target: {
@@ -342,13 +357,7 @@ export interface NamespaceService {
     caller: Identity,
     namespace: string,
     options: ListOptions & { readonly uploadIdMarker: string },
-  ): Promise<{
-    readonly items: readonly (
-      | { readonly type: "upload"; readonly upload: UploadInfo }
-      | { readonly type: "prefix"; readonly prefix: string }
-    )[];
-    readonly next?: { readonly keyMarker: string; readonly uploadIdMarker: string };
-  }>;
+  ): Promise<ListUploadsPage>;
   /**
    * Checks the parts (existence, ETag, order, least size) and publishes the object. Idempotent for
    * the same upload id and parts within the life of its tombstone.

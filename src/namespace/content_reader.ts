@@ -40,7 +40,7 @@ export interface FirstContent {
 }
 
 /** A range of content: bytes at hand, or part of a chunk. */
-type Span =
+export type Span =
   | { readonly bytes: Bytes }
   | { readonly extent: Extent; readonly offset: number; readonly length: number };
 
@@ -116,7 +116,7 @@ export class ContentReader {
     return undefined;
   }
 
-  /** Every extent, and what lies inline, in order: for copies by reference. */
+  /** Extents of the whole content, and what lies inline, in order: for copies by reference. */
   async *spans(): AsyncGenerator<Span, undefined, undefined> {
     if (this.#content.sizeBytes > 0) {
       yield* this.#spans(this.#content, 0, this.#content.sizeBytes, this.#first);

@@ -9,7 +9,7 @@
  *
  * Memory: `window` chunks in flight and one being filled.
  */
-import { type Bytes, fromHex } from "../common/bytes.ts";
+import { type Bytes, concatBytes, fromHex, toHex } from "../common/bytes.ts";
 import { KisekiError } from "../common/errors.ts";
 import type { ChunkId, CompositionId, OperationId } from "../common/ids.ts";
 import { newId128 } from "../common/ids.ts";
@@ -23,12 +23,13 @@ import {
   type ContentWriter,
   INLINE_MAX_BYTES,
   MAX_PART_BYTES,
-  type ObjectChecksumAlgorithm,
 } from "./api.ts";
 import type { ContentParts, ContentScope } from "./content_store.ts";
 import { StreamDigests } from "./stream_digests.ts";
 import * as m from "./messages.ts";
-import { ContentKind, EMBEDDED_MAX_BYTES, type Extent } from "./records.ts";
+import { ContentKind, EMBEDDED_MAX_BYTES, type Extent, MAX_PER_ROW } from "./records.ts";
+import { distinctChunks } from "./change.ts";
+import type { Span } from "./content_reader.ts";
 
 /** Announcements are collected after a day: a stream must be finished long before. */
 const MAX_STREAM_MS = 12 * 3600 * 1000;
@@ -46,6 +47,8 @@ export class StreamedContent implements ContentWriter {
   readonly #deadlineMs: number;
   readonly #tasks = new Set<Promise<void>>();
   readonly #extents: Extent[] = [];
+  /** Rows staged; a chunk that is written has one, a batch of references has one. */
+  #batches = 0;
   #buffer: Bytes;
   #filled = 0;
   #size = 0;
@@ -121,6 +124,75 @@ export class StreamedContent implements ContentWriter {
     return this.#finished;
   }
 
+  /**
+   * Takes content over by reference, instead of `write` and `finish`.
+   *
+   * @param md5 What the publish says of the content; empty where it is not known.
+   * @throws KisekiError `chunk.upload_again` when a chunk is being collected: read and write then.
+   */
+  async adopt(spans: AsyncIterable<Span>, sizeBytes: number, md5: Bytes): Promise<void> {
+    let offset = 0;
+    let pending: Extent[] = [];
+    const inline: Bytes[] = [];
+    for await (const span of spans) {
+      if ("bytes" in span) {
+        if (sizeBytes <= INLINE_MAX_BYTES) inline.push(span.bytes.slice());
+        else if (span.bytes.length > 0) await this.#adoptBytes(span.bytes, offset);
+        offset += span.bytes.length;
+        continue;
+      }
+      const { extent, length } = span;
+      const adopted = { ...extent, offset, length, chunkOffset: span.offset };
+      offset += length;
+      this.#extents[this.#chunkCount++] = adopted;
+      pending.push(adopted);
+      if (pending.length === MAX_PER_ROW) {
+        await this.#hold(pending);
+        pending = [];
+      }
+    }
+    if (pending.length > 0) await this.#hold(pending);
+    if (offset !== sizeBytes) throw new KisekiError("common.internal", "a source of another size");
+    this.#size = sizeBytes;
+    this.#digests.release();
+    this.#state = "finished";
+    this.#finished = this.#describe(md5, concatBytes(...inline));
+  }
+
+  /** A short piece that lay inline in the source becomes a chunk of its own. */
+  async #adoptBytes(bytes: Bytes, offset: number): Promise<void> {
+    const index = this.#chunkCount++;
+    const chunk = this.scope.keys.chunkId(this.#parts.crypto.digest("sha256", bytes));
+    const length = bytes.length;
+    this.#extents[index] = {
+      chunk: fromHex(chunk),
+      offset,
+      length,
+      chunkOffset: 0,
+      chunkBytes: length,
+    };
+    await this.#keep(chunk, bytes.slice(), this.#batches++);
+  }
+
+  /** References to chunks that are stored. */
+  async #hold(extents: readonly Extent[]): Promise<void> {
+    const chunks = distinctChunks(extents);
+    await this.#stage(this.#batches++, chunks);
+    const outcomes = await this.#parts.ledger.acquire(
+      this.scope.organisation,
+      chunks.map((chunk) => ({
+        chunk: toHex(chunk) as ChunkId,
+        composition: this.#composition,
+        operation: this.#operation,
+      })),
+    );
+    if (outcomes.some((outcome) => outcome !== "held")) {
+      throw new KisekiError("chunk.upload_again", "a chunk of the source is being collected", {
+        retriable: true,
+      });
+    }
+  }
+
   /** The publish was committed. */
   published(): void {
     this.#state = "published";
@@ -134,7 +206,7 @@ export class StreamedContent implements ContentWriter {
     this.#digests.release();
     this.#releaseBuffer(this.#buffer);
     this.#buffer = NO_BYTES;
-    if (this.#chunkCount === 0) return;
+    if (this.#batches === 0) return;
     // Drops references only where staged rows are still there: harmless after a publish whose
     // answer was lost.
     await this.#parts.link.command(
@@ -152,7 +224,7 @@ export class StreamedContent implements ContentWriter {
       placement: this.scope.placement,
       composition: fromHex(this.#composition),
       operation: fromHex(this.#operation),
-      count: this.#chunkCount,
+      count: this.#batches,
     };
   }
 
@@ -217,7 +289,8 @@ export class StreamedContent implements ContentWriter {
 
   #start(buffer: Bytes, length: number): void {
     const index = this.#chunkCount++;
-    const task: Promise<void> = this.#store(buffer, length, index).catch((error) => {
+    const batch = this.#batches++;
+    const task: Promise<void> = this.#store(buffer, length, index, batch).catch((error) => {
       this.#failure ??= error;
     }).finally(() => {
       this.#tasks.delete(task);
@@ -225,7 +298,7 @@ export class StreamedContent implements ContentWriter {
     this.#tasks.add(task);
   }
 
-  async #store(buffer: Bytes, length: number, index: number): Promise<void> {
+  async #store(buffer: Bytes, length: number, index: number, batch: number): Promise<void> {
     const plaintext = buffer.subarray(0, length);
     // Digests of the stream run beside; the buffer goes back when both are done with it.
     const { sha256, streamed } = this.#digests.update(plaintext);
@@ -238,7 +311,7 @@ export class StreamedContent implements ContentWriter {
         chunkOffset: 0,
         chunkBytes: length,
       };
-      await this.#keep(chunk, plaintext, index);
+      await this.#keep(chunk, plaintext, batch);
     } finally {
       await streamed;
       this.#releaseBuffer(buffer);
@@ -246,19 +319,12 @@ export class StreamedContent implements ContentWriter {
   }
 
   async #keep(chunk: ChunkId, plaintext: Bytes, batch: number): Promise<void> {
-    const { link, ledger, clock } = this.#parts;
+    const { ledger, clock } = this.#parts;
     const { organisation } = this.scope;
     if (clock.monotonicMs() > this.#deadlineMs) {
       throw new KisekiError("common.deadline_exceeded", "the upload took over 12 hours");
     }
-    await link.command(
-      organisation,
-      this.scope.placement,
-      m.CommandNumber.stage,
-      m.Stage,
-      { ...this.#staged(), batch, chunks: [fromHex(chunk)] },
-      m.EmptyAnswer,
-    );
+    await this.#stage(batch, [fromHex(chunk)]);
     const reference: Reference = {
       chunk,
       composition: this.#composition,
@@ -274,6 +340,18 @@ export class StreamedContent implements ContentWriter {
     throw new KisekiError("chunk.upload_again", "a chunk is being collected: try again", {
       retriable: true,
     });
+  }
+
+  /** Announces references, so that maintenance finds them if this writer dies. */
+  async #stage(batch: number, chunks: readonly Bytes[]): Promise<void> {
+    await this.#parts.link.command(
+      this.scope.organisation,
+      this.scope.placement,
+      m.CommandNumber.stage,
+      m.Stage,
+      { ...this.#staged(), batch, chunks },
+      m.EmptyAnswer,
+    );
   }
 
   /** False when the chunk began to die meanwhile. */
@@ -323,12 +401,3 @@ export class StreamedContent implements ContentWriter {
     if (this.#failure !== undefined) throw this.#failure;
   }
 }
-
-/** Names of digests that a stream can be asked for. */
-export const CHECKSUM_ALGORITHMS: readonly ObjectChecksumAlgorithm[] = [
-  "CRC32",
-  "CRC32C",
-  "CRC64NVME",
-  "SHA1",
-  "SHA256",
-];

@@ -9,7 +9,7 @@ import { type Bytes, EMPTY_BYTES } from "../common/bytes.ts";
 import { KisekiError } from "../common/errors.ts";
 import { escapeName, RecordType } from "../log/row_key.ts";
 import type { Change } from "./change.ts";
-import type { Path } from "./messages.ts";
+import { Answer, type Path } from "./messages.ts";
 import { directoryEnd } from "./object_key.ts";
 import { DirectoryRecord, Entry, EntryKind } from "./records.ts";
 import { keyOf } from "./rows.ts";
@@ -163,4 +163,19 @@ export function settleCounts(change: Change, place: Place, entries: number, live
       );
     }
   }
+}
+
+/** Runs on the place, or tells where the walk goes on. */
+export function atPlace(
+  change: Change,
+  path: Path,
+  create: boolean,
+  run: (place: Place) => Bytes,
+  missing: () => Bytes,
+): Bytes {
+  const walked: Walked = walk(change, path, create);
+  if ("continueAt" in walked) return Answer.encode({ continueAt: walked.continueAt });
+  if ("missing" in walked) return missing();
+  change.subject = path.key;
+  return run(walked.at);
 }

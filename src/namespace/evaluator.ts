@@ -16,13 +16,16 @@ import {
 } from "../log/ports.ts";
 import { RecordType, ROUTING_KEY_BYTES } from "../log/row_key.ts";
 import { Change, stagedKey } from "./change.ts";
-import { newDirectory, type Place, walk, type Walked } from "./directory_walk.ts";
+import { atPlace, newDirectory } from "./directory_walk.ts";
 import { listObjects, listVersions } from "./listing.ts";
+import { maintain } from "./maintenance.ts";
 import * as m from "./messages.ts";
 import * as rows from "./namespace_rows.ts";
 import { openVersion, readExtents, readInline, readParts } from "./reading.ts";
 import { DirectoryRecord, StagedKind, StagedRecord, VersionRecord } from "./records.ts";
 import { keyOf, Routing, type Sha256 } from "./rows.ts";
+import * as uploads from "./uploads.ts";
+import { listUploads } from "./upload_listing.ts";
 import * as v from "./version_line.ts";
 import type { Codec, Of } from "./wire.ts";
 
@@ -55,6 +58,12 @@ export class NamespaceEvaluator implements CommandEvaluator {
     this.#command(c.setTags, m.SetTags, setTags);
     this.#command(c.stage, m.Stage, stage);
     this.#command(c.unstage, m.Unstage, unstage);
+    this.#command(c.createUpload, m.CreateUpload, uploads.createUpload);
+    this.#command(c.putPart, m.PutPart, uploads.putPart);
+    this.#command(c.stageParts, m.StageParts, uploads.stageParts);
+    this.#command(c.complete, m.Complete, uploads.complete);
+    this.#command(c.abortUpload, m.UploadPath, uploads.abortUpload);
+    this.#command(c.maintain, m.Maintain, maintain);
     this.#command(c.putNamespace, m.PutNamespace, rows.putNamespace);
     this.#command(c.removeNamespace, m.RemoveNamespace, rows.removeNamespace);
     this.#command(c.forgetNamespace, m.ForgetNamespace, rows.forgetNamespace);
@@ -75,6 +84,15 @@ export class NamespaceEvaluator implements CommandEvaluator {
     this.#query(q.list, m.List, (context, request) => listObjects(context, routing, request));
     this.#query(q.listVersions, m.ListVersions, (context, request) => {
       return listVersions(context, routing, request);
+    });
+    this.#query(q.getUpload, m.UploadPath, (context, request) => {
+      return uploads.getUpload(context, routing, request);
+    });
+    this.#query(q.listParts, m.ListParts, (context, request) => {
+      return uploads.listParts(context, routing, request);
+    });
+    this.#query(q.listUploads, m.ListUploads, (context, request) => {
+      return listUploads(context, routing, request);
     });
     this.#query(q.getNamespace, m.GetNamespace, rows.getNamespace);
     this.#query(q.listNamespaces, m.ListNamespaces, rows.listNamespaces);
@@ -168,21 +186,6 @@ function closeRoot(change: Change, request: Of<typeof m.CloseRoot>): Bytes {
     DirectoryRecord.encode({ ...record, closing: !request.reopen }),
   );
   return m.encodeAnswer(m.EmptyAnswer, {});
-}
-
-/** Runs on the place, or tells where the walk goes on. */
-export function atPlace(
-  change: Change,
-  path: m.Path,
-  create: boolean,
-  run: (place: Place) => Bytes,
-  missing: () => Bytes,
-): Bytes {
-  const walked: Walked = walk(change, path, create);
-  if ("continueAt" in walked) return m.Answer.encode({ continueAt: walked.continueAt });
-  if ("missing" in walked) return missing();
-  change.subject = path.key;
-  return run(walked.at);
 }
 
 function put(change: Change, request: Of<typeof m.Put>): Bytes {

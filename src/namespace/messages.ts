@@ -121,29 +121,28 @@ export type NamedPart = w.Of<typeof NamedPart>;
 export const StageParts = w.message("StageParts", {
   path: w.nested(1, Path),
   upload: w.bytes(2),
-  composition: w.bytes(3),
-  operation: w.bytes(4),
   /** Index of the first of these parts; a multiple of 256. */
-  firstIndex: w.uint(5),
-  parts: w.repeated(6, NamedPart),
+  firstIndex: w.uint(3),
+  parts: w.repeated(4, NamedPart),
   /** More parts follow: the last of these is not the last of all. */
-  more: w.bool(7),
-  /** The upload's `changes` that the first slice found; 0 for the first slice. */
-  changes: w.uint(8),
+  more: w.bool(5),
+  /** The upload's `changes` after the slice before; not looked at for the first slice. */
+  changes: w.uint(6),
+  /** SHA-256 of the whole part list. */
+  partListHash: w.bytes(7),
 });
 export const Complete = w.message("Complete", {
   path: w.nested(1, Path),
   upload: w.bytes(2),
-  composition: w.bytes(3),
-  operation: w.bytes(4),
-  changes: w.uint(5),
-  partCount: w.uint(6),
-  sizeBytes: w.uint(7),
-  rowOffsets: w.packed(8),
-  etag: w.bytes(9),
-  checksum: w.nested(10, r.ChecksumRecord),
-  condition: w.nested(11, Condition),
-  partListHash: w.bytes(12),
+  /** The upload's `changes` after the last slice. */
+  changes: w.uint(3),
+  partCount: w.uint(4),
+  sizeBytes: w.uint(5),
+  rowOffsets: w.packed(6),
+  etag: w.bytes(7),
+  checksum: w.nested(8, r.ChecksumRecord),
+  condition: w.nested(9, Condition),
+  partListHash: w.bytes(10),
 });
 /** One slice of housekeeping of one namespace. */
 export const Maintain = w.message("Maintain", {
@@ -151,13 +150,18 @@ export const Maintain = w.message("Maintain", {
   placement: w.bytes(2),
   /** Staged rows and tombstones from before this time are collected. */
   staleBeforeMs: w.uint(3),
-  /** The caller released the references that the last `Garbage` query named. */
-  released: w.bool(4),
+  /** `token` of the last answer, once the references that it named are released. */
+  released: w.bytes(4),
   /** The namespace is gone: open uploads are aborted, the root is removed at the end. */
   removed: w.bool(5),
 });
 export const MaintainAnswer = w.message("MaintainAnswer", {
+  /** There is more to do at once. */
   more: w.bool(1),
+  /** Stands for `release` in the next call. */
+  token: w.bytes(3),
+  /** A removed namespace has no rows any more. */
+  drained: w.bool(4),
   /** References in other shards that the caller must release before it calls again. */
   release: w.repeated(
     2,
@@ -216,6 +220,9 @@ export const StagePartsAnswer = w.message("StagePartsAnswer", {
   changes: w.uint(1),
   /** What the parts are, for ETag, checksum and row offsets. */
   parts: w.repeated(2, PartAnswer),
+  /** The same part list was completed before: this is what it made. */
+  published: w.nested(3, VersionAnswer),
+  upload: w.nested(4, r.UploadRecord),
 });
 export const EmptyAnswer = w.message("EmptyAnswer", {});
 

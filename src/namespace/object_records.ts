@@ -11,6 +11,7 @@ import type {
   ObjectVersion,
   Tags,
 } from "./api.ts";
+import { ContentKind } from "./records.ts";
 import type { AttributesRecord, ChecksumRecord, HeadersRecord, VersionRecord } from "./records.ts";
 import { etagText, versionText } from "./version_line.ts";
 
@@ -130,7 +131,7 @@ export function objectVersion(
     lastModifiedMs: version.modifiedMs,
     ...attributesFromRecord(version),
     ...(checksum === undefined ? {} : { checksum }),
-    ...(version.etagParts > 0 ? { partCount: version.etagParts } : {}),
+    ...(version.content?.kind === ContentKind.parts ? { partCount: version.content.count } : {}),
   };
 }
 

@@ -199,10 +199,14 @@ export const UploadRecord = w.message("UploadRecord", {
   /** Completed: SHA-256 of the part list, and what was published. */
   partListHash: w.bytes(9),
   published: w.nested(10, VersionRecord),
-  /** Completed: composition that took over the parts. */
+  /** Composition that its parts will make; given when the upload begins. */
   composition: w.bytes(11),
   /** Completed or aborted: part rows up to this number are drained. */
   drainedPart: w.uint(12),
+  /** Completed: file id of what was published. */
+  publishedFile: w.bytes(13),
+  /** The rows of an ended upload are drained; the tombstone stays for a while. */
+  drained: w.bool(14),
 });
 export type UploadRecord = w.Of<typeof UploadRecord>;
 

@@ -2,15 +2,15 @@
  * The client half of this room: the namespace API over shards, ledger and chunk store. It runs in
  * gateway isolates and holds no state but a short memory of namespace records.
  */
-import { type Bytes, EMPTY_BYTES, utf8 } from "../common/bytes.ts";
+import { type Bytes, EMPTY_BYTES, fromHex, toHex, utf8 } from "../common/bytes.ts";
 import type { Clock } from "../common/clock.ts";
 import { KisekiError } from "../common/errors.ts";
-import type { OrganisationId } from "../common/ids.ts";
+import type { ChunkId, CompositionId, OperationId, OrganisationId } from "../common/ids.ts";
 import type { ChunkStore } from "../chunk/ports.ts";
 import type { CryptoProvider } from "../crypto/provider.ts";
 import type { KeySource } from "../crypto/sealer.ts";
 import type { ShardPort, ShardRouter } from "../log/ports.ts";
-import type * as api from "./api.ts";
+import * as api from "./api.ts";
 import { ContentReader } from "./content_reader.ts";
 import {
   ChunkBuffers,
@@ -25,6 +25,7 @@ import * as m from "./messages.ts";
 import { NamespaceDirectory, namespaceInfo, type OpenNamespace } from "./namespace_directory.ts";
 import { keyBytes } from "./object_key.ts";
 import {
+  attributesFromRecord,
   attributesToRecord,
   checksumFromRecord,
   checksumToRecord,
@@ -34,6 +35,8 @@ import {
 } from "./object_records.ts";
 import { VersionRecord } from "./records.ts";
 import { ShardLink } from "./shard_link.ts";
+import { uploadInfo, UploadService } from "./upload_service.ts";
+import { etagText, versionText } from "./version_line.ts";
 import type { Codec, Of } from "./wire.ts";
 
 export interface NamespaceServiceOptions {
@@ -54,10 +57,27 @@ export interface NamespaceServiceOptions {
   readonly keptBuffers?: number;
 }
 
+/** What one round of housekeeping did. */
+export interface MaintenanceReport {
+  readonly namespaces: number;
+  readonly slices: number;
+  /** Namespaces that were removed earlier and are empty now. */
+  readonly removed: number;
+}
+
+/** What writers announced and tombstones are kept this long. */
+const STALE_MS = 24 * 3600 * 1000;
+const RELEASE_BATCH = 1024;
+
 /** The service, and the hook by which a change made elsewhere is learned at once. */
 export interface WiredNamespaceService extends api.NamespaceService {
   /** Forgets what is remembered of a namespace, or of all. */
   invalidate(organisation?: OrganisationId, name?: string): void;
+  /**
+   * One round of housekeeping over all namespaces of an organisation: unlinks garbage, drains ended
+   * uploads, collects what dead writers announced over 24 h ago. For one caller at a time.
+   */
+  maintain(organisation: OrganisationId): Promise<MaintenanceReport>;
 }
 
 /** Wires the service. */
@@ -69,6 +89,7 @@ class Service implements WiredNamespaceService {
   readonly #directory: NamespaceDirectory;
   readonly #link: ShardLink;
   readonly #parts: ContentParts;
+  readonly #uploads: UploadService;
 
   constructor(options: NamespaceServiceOptions) {
     const { crypto } = options;
@@ -77,6 +98,7 @@ class Service implements WiredNamespaceService {
       options.router,
       (bytes) => crypto.digest("sha256", bytes),
     );
+    this.#uploads = new UploadService(this.#link, crypto);
     this.#directory = new NamespaceDirectory({ ...options, link: this.#link });
     this.#parts = {
       link: this.#link,
@@ -324,50 +346,320 @@ class Service implements WiredNamespaceService {
     return { items, next };
   }
 
+  // ---- copies ----
+
+  async copyObject(
+    caller: Identity,
+    source: api.ObjectSource,
+    target: { readonly namespace: string; readonly key: string },
+    expectedSource: api.ObjectVersion,
+    attributes: Partial<api.ObjectAttributes> | undefined,
+    condition: api.WriteCondition,
+  ): Promise<api.PutResult> {
+    const { from, record, reader } = await this.#source(caller, source, expectedSource);
+    if (record.sizeBytes > api.MAX_PART_BYTES) {
+      throw new KisekiError("common.limit_exceeded", "a source over 5 GiB: copy it in parts");
+    }
+    const into = await this.#open(caller, target.namespace);
+    const content = await this.#adopted(into, from, record, reader);
+    try {
+      const kept = attributesFromRecord(record);
+      const answer = await this.#walk(
+        "execute",
+        into,
+        target.key,
+        m.CommandNumber.put,
+        m.Put,
+        {
+          content: content.publishable(),
+          attributes: attributesToRecord({ ...kept, ...attributes }),
+          checksum: record.checksum,
+          condition: conditionRecord(condition),
+          etag: record.etag,
+          etagParts: record.etagParts,
+        },
+        m.VersionAnswer,
+      );
+      content.published();
+      return { version: versionOf(target.key, answer) };
+    } finally {
+      await content.abort();
+    }
+  }
+
+  async copyPart(
+    caller: Identity,
+    source: api.ObjectSource,
+    expectedSource: api.ObjectVersion,
+    range: { readonly offset: number; readonly length: number },
+    target: {
+      readonly namespace: string;
+      readonly key: string;
+      readonly uploadId: string;
+      readonly partNumber: number;
+    },
+  ): Promise<api.UploadPartInfo> {
+    const { from, record, reader } = await this.#source(caller, source, expectedSource);
+    const { offset, length } = range;
+    if (length > api.MAX_PART_BYTES) {
+      throw new KisekiError("common.limit_exceeded", "a part over 5 GiB");
+    }
+    const into = await this.#open(caller, target.namespace);
+    const upload = await this.#uploads.get(into, target.key, target.uploadId);
+    const algorithm = upload.checksumAlgorithm;
+    const whole = offset === 0 && length === record.sizeBytes && record.etagParts === 0 &&
+      algorithm === undefined;
+    let content: StreamedContent;
+    let checksum: api.ObjectChecksum | undefined;
+    if (whole) {
+      content = await this.#adopted(into, from, record, reader);
+    } else {
+      const checksums = algorithm === undefined ? [] : [algorithm];
+      content = new StreamedContent(this.#parts, scopeOf(into), {
+        checksums,
+        expectedBytes: length,
+      });
+      const digests = await pump(reader.read(offset, length), content);
+      const value = algorithm === undefined ? undefined : digests.checksums[algorithm];
+      if (algorithm !== undefined && value !== undefined) {
+        checksum = { algorithm, type: "FULL_OBJECT", value };
+      }
+    }
+    try {
+      const { key, uploadId, partNumber } = target;
+      return await this.#uploads.putPart(into, key, uploadId, partNumber, content, checksum);
+    } finally {
+      await content.abort();
+    }
+  }
+
+  /** The source's version, if it still is the one that the caller judged. */
+  async #source(
+    caller: Identity,
+    source: api.ObjectSource,
+    expected: api.ObjectVersion,
+  ): Promise<{
+    readonly from: OpenNamespace;
+    readonly record: VersionRecord;
+    readonly reader: ContentReader;
+  }> {
+    const from = await this.#open(caller, source.namespace);
+    const answer = await this.#find(from, source.key, source.versionId, true);
+    const record = VersionRecord.decode(answer.version);
+    if (
+      versionText(record) !== expected.versionId || etagText(record) !== expected.etag ||
+      record.modifiedMs !== expected.lastModifiedMs
+    ) {
+      throw new KisekiError("namespace.precondition_failed", "the source changed meanwhile", {
+        details: { source: true },
+      });
+    }
+    const content = m.need(record.content, "content");
+    return {
+      from,
+      record,
+      reader: new ContentReader(this.#parts, scopeOf(from), content, answer),
+    };
+  }
+
+  /** The whole source by reference, or read and written where its chunks are being collected. */
+  async #adopted(
+    into: OpenNamespace,
+    from: OpenNamespace,
+    record: VersionRecord,
+    reader: ContentReader,
+  ): Promise<StreamedContent> {
+    const scope = { ...scopeOf(into), pool: from.record.pool };
+    const none = { checksums: [], expectedBytes: 0 };
+    const content = new StreamedContent(this.#parts, scope, none);
+    try {
+      await content.adopt(reader.spans(), record.sizeBytes, record.etag);
+      return content;
+    } catch (error) {
+      await content.abort();
+      if (!(error instanceof KisekiError) || error.code !== "chunk.upload_again") throw error;
+    }
+    const written = new StreamedContent(this.#parts, scope, {
+      checksums: [],
+      expectedBytes: record.sizeBytes,
+    });
+    await pump(reader.read(0, record.sizeBytes), written);
+    return written;
+  }
+
   // ---- uploads ----
 
-  copyObject(): Promise<never> {
-    return Promise.reject(new KisekiError("common.not_implemented", "copyObject is not built yet"));
+  async createUpload(
+    caller: Identity,
+    namespace: string,
+    key: string,
+    options: api.UploadOptions,
+  ): Promise<api.UploadInfo> {
+    return await this.#uploads.create(await this.#open(caller, namespace), key, options);
   }
 
-  createUpload(): Promise<never> {
-    return Promise.reject(
-      new KisekiError("common.not_implemented", "createUpload is not built yet"),
+  async getUpload(
+    caller: Identity,
+    namespace: string,
+    key: string,
+    uploadId: string,
+  ): Promise<api.UploadInfo> {
+    return await this.#uploads.get(await this.#open(caller, namespace), key, uploadId);
+  }
+
+  async putPart(
+    caller: Identity,
+    namespace: string,
+    key: string,
+    uploadId: string,
+    partNumber: number,
+    content: api.ContentWriter,
+    checksum: api.ObjectChecksum | undefined,
+  ): Promise<api.UploadPartInfo> {
+    const found = await this.#open(caller, namespace);
+    const streamed = streamedContent(content, found);
+    return await this.#uploads.putPart(found, key, uploadId, partNumber, streamed, checksum);
+  }
+
+  async listParts(
+    caller: Identity,
+    namespace: string,
+    key: string,
+    uploadId: string,
+    afterPart: number,
+    limit: number,
+  ): Promise<{ readonly parts: readonly api.UploadPartInfo[]; readonly truncated: boolean }> {
+    checkLimit(limit);
+    const found = await this.#open(caller, namespace);
+    return await this.#uploads.listParts(found, key, uploadId, afterPart, limit);
+  }
+
+  async listUploads(
+    caller: Identity,
+    namespace: string,
+    options: api.ListOptions & { readonly uploadIdMarker: string },
+  ): Promise<api.ListUploadsPage> {
+    checkLimit(options.limit);
+    const found = await this.#open(caller, namespace);
+    const answer = await this.#link.query(
+      found.organisation,
+      found.record.placement,
+      m.QueryNumber.listUploads,
+      m.ListUploads,
+      {
+        root: rootPath(found, EMPTY_BYTES),
+        prefix: utf8(options.prefix),
+        delimiter: utf8(options.delimiter),
+        keyMarker: utf8(options.after),
+        uploadMarker: /^[0-9a-f]{32}$/.test(options.uploadIdMarker)
+          ? fromHex(options.uploadIdMarker)
+          : EMPTY_BYTES,
+        limit: options.limit,
+      },
+      m.ListUploadsAnswer,
     );
+    const items = answer.items.map((item): api.ListUploadsPage["items"][number] => {
+      if (item.prefix !== undefined) return { type: "prefix", prefix: keyText(item.prefix) };
+      const upload = m.need(item.upload, "upload");
+      const record = m.need(upload.record, "upload record");
+      return {
+        type: "upload",
+        upload: uploadInfo(keyText(upload.key), toHex(upload.upload), record),
+      };
+    });
+    const last = items[items.length - 1];
+    if (!answer.truncated || last === undefined) return { items };
+    const next = last.type === "upload"
+      ? { keyMarker: last.upload.key, uploadIdMarker: last.upload.uploadId as string }
+      : { keyMarker: last.prefix, uploadIdMarker: "" };
+    return { items, next };
   }
 
-  getUpload(): Promise<never> {
-    return Promise.reject(new KisekiError("common.not_implemented", "getUpload is not built yet"));
-  }
-
-  putPart(): Promise<never> {
-    return Promise.reject(new KisekiError("common.not_implemented", "putPart is not built yet"));
-  }
-
-  copyPart(): Promise<never> {
-    return Promise.reject(new KisekiError("common.not_implemented", "copyPart is not built yet"));
-  }
-
-  listParts(): Promise<never> {
-    return Promise.reject(new KisekiError("common.not_implemented", "listParts is not built yet"));
-  }
-
-  listUploads(): Promise<never> {
-    return Promise.reject(
-      new KisekiError("common.not_implemented", "listUploads is not built yet"),
+  async completeUpload(
+    caller: Identity,
+    namespace: string,
+    key: string,
+    uploadId: string,
+    parts: readonly api.CompletedPart[],
+    checksum: api.ObjectChecksum | undefined,
+    condition: api.WriteCondition,
+  ): Promise<api.PutResult> {
+    const found = await this.#open(caller, namespace);
+    const answer = await this.#uploads.complete(
+      found,
+      key,
+      uploadId,
+      parts,
+      checksum,
+      conditionRecord(condition),
     );
+    return { version: versionOf(key, answer) };
   }
 
-  completeUpload(): Promise<never> {
-    return Promise.reject(
-      new KisekiError("common.not_implemented", "completeUpload is not built yet"),
-    );
+  async abortUpload(
+    caller: Identity,
+    namespace: string,
+    key: string,
+    uploadId: string,
+  ): Promise<void> {
+    await this.#uploads.abort(await this.#open(caller, namespace), key, uploadId);
   }
 
-  abortUpload(): Promise<never> {
-    return Promise.reject(
-      new KisekiError("common.not_implemented", "abortUpload is not built yet"),
-    );
+  // ---- housekeeping ----
+
+  async maintain(organisation: OrganisationId): Promise<MaintenanceReport> {
+    const report = { namespaces: 0, slices: 0, removed: 0 };
+    for (const removed of [false, true]) {
+      for (const found of await this.#directory.list(organisation, removed)) {
+        report.namespaces++;
+        if (await this.#maintainOne(found, removed, report)) {
+          await this.#directory.forget(found);
+          report.removed++;
+        }
+      }
+    }
+    return report;
+  }
+
+  /** @returns true when a removed namespace is drained. */
+  async #maintainOne(
+    found: OpenNamespace,
+    removed: boolean,
+    report: { slices: number },
+  ): Promise<boolean> {
+    let released: Bytes = EMPTY_BYTES;
+    for (;;) {
+      report.slices++;
+      const answer = await this.#link.command(
+        found.organisation,
+        found.record.placement,
+        m.CommandNumber.maintain,
+        m.Maintain,
+        {
+          directory: found.record.root,
+          placement: found.record.placement,
+          staleBeforeMs: Math.max(0, Math.floor(this.#parts.clock.wallMs()) - STALE_MS),
+          released,
+          removed,
+        },
+        m.MaintainAnswer,
+      );
+      released = answer.token;
+      if (answer.release.length > 0) {
+        const references = answer.release.map((one) => ({
+          chunk: toHex(one.chunk) as ChunkId,
+          composition: toHex(one.composition) as CompositionId,
+          operation: toHex(one.operation) as OperationId,
+        }));
+        for (let i = 0; i < references.length; i += RELEASE_BATCH) {
+          await this.#parts.ledger.release(
+            found.organisation,
+            references.slice(i, i + RELEASE_BATCH),
+          );
+        }
+      }
+      if (!answer.more) return answer.drained;
+    }
   }
 
   // ---- shared ----
@@ -488,4 +780,18 @@ function streamedContent(content: api.ContentWriter, found: OpenNamespace): Stre
     throw new KisekiError("common.invalid_argument", "content of another service");
   }
   return content;
+}
+
+/** Writes a stream of pieces; gives the content up when either side fails. */
+async function pump(
+  pieces: AsyncIterable<Bytes>,
+  content: StreamedContent,
+): Promise<api.ContentDigests> {
+  try {
+    for await (const piece of pieces) await content.write(piece);
+    return await content.finish();
+  } catch (error) {
+    await content.abort();
+    throw error;
+  }
 }

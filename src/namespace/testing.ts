@@ -15,6 +15,7 @@ import {
   type ShardId,
   type WorkloadId,
 } from "../common/ids.ts";
+import { decodeChunkRecord, encodeChunkRecord } from "../chunk/chunk_record.ts";
 import type { ChunkRecord, ChunkStore, SealedChunk } from "../chunk/ports.ts";
 import type { CryptoProvider } from "../crypto/provider.ts";
 import {
@@ -52,7 +53,14 @@ export function testKeys(crypto: CryptoProvider): KeySource {
 function tenantKeys(crypto: CryptoProvider, organisation: OrganisationId): TenantKeys {
   const dataKey = (wrapped: Bytes): DataKey => {
     const aead = crypto.aead(wrapped.subarray(12, 44));
-    return { wrapped, aead, systemEpoch: 1, tenantEpoch: 1, release: () => aead.release() };
+    return {
+      wrapped,
+      aead,
+      systemEpoch: 1,
+      tenantEpoch: 1,
+      exportKey: () => wrapped.slice(12, 44),
+      release: () => aead.release(),
+    };
   };
   const secret = crypto.digest("sha256", fromHex(organisation));
   return {
@@ -99,6 +107,10 @@ export class MemoryShards implements ShardPort, ShardRouter {
 
   shardOf(): ShardId {
     return TENANT_SHARD;
+  }
+
+  shardsOf(): readonly ShardId[] {
+    return [TENANT_SHARD];
   }
 
   async execute(shard: ShardId, request: Bytes): Promise<Bytes> {
@@ -191,10 +203,7 @@ export class MemoryChunks implements ChunkStore {
   }
 }
 
-const RECORD_CODEC = {
-  encode: (record: ChunkRecord): Bytes => new TextEncoder().encode(JSON.stringify(record)),
-  decode: (bytes: Bytes): ChunkRecord => JSON.parse(new TextDecoder().decode(bytes)),
-};
+const RECORD_CODEC = { encode: encodeChunkRecord, decode: decodeChunkRecord };
 
 /** Everything of one organisation. */
 export interface TestNamespace {
@@ -211,7 +220,9 @@ export function testNamespace(crypto: CryptoProvider): TestNamespace {
   const organisation = newId128<OrganisationId>();
   const shards = new MemoryShards(clock, organisation);
   const chunks = new MemoryChunks();
-  shards.add(new LedgerEvaluator());
+  shards.add(
+    new LedgerEvaluator({ incarnationOf: (bytes) => decodeChunkRecord(bytes).incarnation }),
+  );
   shards.add(
     new NamespaceEvaluator({ sha256: (bytes) => crypto.digest("sha256", bytes), router: shards }),
   );
