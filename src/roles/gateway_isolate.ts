@@ -92,7 +92,7 @@ function wire(
 ): Gateway {
   const options = providerOptions(start.config);
   const { provider } = chooseProvider(options);
-  const keys = linkedKeySource(main, options);
+  const keys = linkedKeySource(main, provider);
   const shards = new RemoteShardPort(storage);
   const memory = start.storage.bulk;
   const address = Number(

@@ -1,20 +1,79 @@
-// TEMPORARY
+/**
+ * Key leases from the main isolate, where the key manager is, to its Workers.
+ *
+ * Request: organisation (16). Answer: valid milliseconds u32, then counted lists of (epoch u32,
+ * key 32): system keys, wrapping keys; then chunk-id key and name-hash key. The bytes cross rings
+ * of this process's memory and are zeroed by the receiver once they are in locked memory.
+ */
+import { openLibc } from "../../ffi/libc.ts";
+import { ByteReader, type Bytes, ByteWriter } from "../common/bytes.ts";
+import { SYSTEM_CLOCK } from "../common/clock.ts";
+import { idFromBytes, idToBytes, type OrganisationId } from "../common/ids.ts";
 import type { CryptoProvider } from "../crypto/provider.ts";
-import { chooseProvider, type ProviderOptions } from "../crypto/provider_choice.ts";
-import type { KeySource, TenantKeys } from "../crypto/sealer.ts";
 import type { Link } from "../engine/link.ts";
-import { testTenantKeys } from "../table/testing.ts";
-import type { OrganisationId } from "../common/ids.ts";
-export function tempSource(provider: CryptoProvider): KeySource {
-  const held = new Map<OrganisationId, TenantKeys>();
-  const get = (o: OrganisationId) => {
-    let k = held.get(o);
-    if (!k) held.set(o, k = testTenantKeys(provider, o));
-    return k;
+import { Method } from "../engine/messages.ts";
+import type { EpochKey, KeyManager, TenantKeyLease } from "../keys/key_manager.ts";
+import { KEY_SIZE, KeyMemory } from "../keys/key_memory.ts";
+import { LeasedKeySource } from "../keys/tenant_keys.ts";
+
+/** Most epochs of one kind in a lease. */
+const MAX_EPOCHS = 4096;
+
+/** A key source whose leases come over the link. */
+export function linkedKeySource(main: Link, provider: CryptoProvider): LeasedKeySource {
+  return new LeasedKeySource({
+    provider,
+    clock: SYSTEM_CLOCK,
+    memory: new KeyMemory(openLibc()),
+    fetch: async (organisation) => {
+      const answer = await main.call(Method.keyLease, idToBytes(organisation));
+      try {
+        return decodeLease(organisation, answer);
+      } finally {
+        answer.fill(0);
+      }
+    },
+  });
+}
+
+/** The manager's side. */
+export function serveKeys(link: Link, manager: KeyManager): void {
+  link.handle(Method.keyLease, async (payload) => {
+    return encodeLease(await manager.lease(idFromBytes<OrganisationId>(payload)));
+  });
+}
+
+/** Zeroes the lease's own copies. */
+export function encodeLease(lease: TenantKeyLease): Bytes {
+  const writer = new ByteWriter(256).u32(lease.validMs);
+  for (const keys of [lease.systemKeys, lease.wrappingKeys]) {
+    writer.u32(keys.length);
+    for (const { epoch, key } of keys) {
+      writer.u32(epoch).raw(key);
+      key.fill(0);
+    }
+  }
+  writer.raw(lease.chunkIdKey).raw(lease.nameHashKey);
+  lease.chunkIdKey.fill(0);
+  lease.nameHashKey.fill(0);
+  return writer.finish();
+}
+
+export function decodeLease(organisation: OrganisationId, bytes: Bytes): TenantKeyLease {
+  const reader = new ByteReader(bytes, "key lease");
+  const validMs = reader.u32();
+  const keys = (): EpochKey[] => {
+    const count = reader.u32();
+    if (count > MAX_EPOCHS) throw reader.corrupt(`${count} epochs`);
+    return Array.from({ length: count }, () => ({
+      epoch: reader.u32(),
+      key: reader.raw(KEY_SIZE).slice(),
+    }));
   };
-  return { acquire: (o) => Promise.resolve(get(o)), held: get };
+  const systemKeys = keys();
+  const wrappingKeys = keys();
+  const chunkIdKey = reader.raw(KEY_SIZE).slice();
+  const nameHashKey = reader.raw(KEY_SIZE).slice();
+  reader.end();
+  return { organisation, systemKeys, wrappingKeys, chunkIdKey, nameHashKey, validMs };
 }
-export function linkedKeySource(_link: Link, options: ProviderOptions): KeySource {
-  return tempSource(chooseProvider(options).provider);
-}
-export function serveKeys(_link: Link, _keys: unknown): void {}

@@ -138,7 +138,7 @@ export class Node {
       fips: provider.report.fips,
       passedOver: provider.report.passedOver.join("; "),
     });
-    const keys = await openNodeKeys(config, provider, identity.cluster);
+    const keys = await openNodeKeys(config, provider, this.#logger);
     this.#keys = keys;
 
     const bulk = Array.from(
@@ -160,7 +160,10 @@ export class Node {
       keys: keys.source,
       crypto: provider,
       clock: SYSTEM_CLOCK,
-      organisationKeys: keys.organisations,
+      organisationKeys: {
+        create: (organisation) => keys.manager.createOrganisation(organisation),
+        destroy: (organisation) => keys.manager.destroyOrganisation(organisation),
+      },
       shardAdmin: {
         createShard: async (organisation): Promise<ShardId> => {
           const shard = await tenancy.allocateShard(organisation);
@@ -238,7 +241,7 @@ export class Node {
 
   #linked(worker: Worker, memory: LinkStart["memory"], name: string): Started {
     const link = new Link(memory, name);
-    if (this.#keys !== undefined) serveKeys(link, this.#keys);
+    if (this.#keys !== undefined) serveKeys(link, this.#keys.manager);
     link.handle(Method.finding, () => EMPTY_BYTES);
     link.run().catch((error: unknown) => this.#workerDied(name, String(error)));
     return { link, worker };

@@ -36,6 +36,7 @@ import { NamespaceEvaluator } from "../namespace/evaluator.ts";
 import { openRaftHost, type RaftHost } from "../raft/host.ts";
 import { NODE_LOG_DISK } from "../raft/node_log_disk.ts";
 import { openWriteAheadLog, type SegmentedLog } from "../raft/wal.ts";
+import type { LeasedKeySource } from "../keys/tenant_keys.ts";
 import { createBlockCache, openTable } from "../table/open_table.ts";
 import { type WorkerRunner, workerRunner } from "../table/worker_runner.ts";
 import { type DirectoryNews, snapshotFromJson } from "./directory_news.ts";
@@ -53,6 +54,7 @@ interface Storage {
   readonly logs: LogHost;
   readonly tables: WorkerRunner;
   readonly router: ShardMap;
+  readonly keys: LeasedKeySource;
 }
 
 /** Takes the links up; the rest begins with the `start` call. */
@@ -89,12 +91,12 @@ export function startStorage(start: StorageStart): void {
     };
     return json(started);
   });
-  const keys = linkedKeySource(main, providerOptions(start.config));
   main.handle(Method.openShard, async (payload) => {
     const reader = new ByteReader(payload, "open shard");
     const shard = reader.int() as ShardId;
     const organisation = idFromBytes<OrganisationId>(reader.raw(16));
-    await opened().logs.open(shard, organisation, await keys.acquire(organisation));
+    const { logs, keys } = opened();
+    await logs.open(shard, organisation, await keys.acquire(organisation));
     return json(null);
   });
   main.handle(Method.directory, (payload) => {
@@ -132,7 +134,7 @@ async function openStorage(
   const { config } = start;
   const options = providerOptions(start.config);
   const { provider } = chooseProvider(options);
-  const keys = linkedKeySource(main, options);
+  const keys = linkedKeySource(main, provider);
   const crc32c = (bytes: Uint8Array, seed?: number): number => provider.crc32c(bytes, seed);
   const devices = await openDevices({
     config,
@@ -177,7 +179,7 @@ async function openStorage(
     startGroup: (shard, stateMachine) =>
       raft.createGroup({ shard, nodeId: start.node, voters: [start.node], stateMachine }),
   });
-  const storage = { devices, wal, raft, logs, tables, router };
+  const storage = { devices, wal, raft, logs, tables, router, keys };
   await logs.open(CONTROL_SHARD, SYSTEM_ORGANISATION, await keys.acquire(SYSTEM_ORGANISATION));
   await openShards(logs, keys, router);
   const { name, version, fips } = provider.report;
@@ -200,6 +202,7 @@ async function closeStorage(storage: Storage): Promise<void> {
   await storage.wal.close();
   storage.tables.close();
   for (const device of storage.devices) await device.close();
+  storage.keys.close();
 }
 
 /** A table's id: its shard and its organisation's first half, so that tables cannot be swapped. */
