@@ -137,6 +137,18 @@ const operation = fc.oneof(
 );
 type Operation = typeof operation extends fc.Arbitrary<infer T> ? T : never;
 
+/** Few keys at a time, so that operations meet. */
+const history = fc.record({
+  keys: fc.shuffledSubarray(KEYS, { minLength: 2, maxLength: 6 }),
+  operations: fc.array(operation, { minLength: 10, maxLength: 80, size: "max" }),
+});
+
+function within(op: Operation, keys: readonly string[]): Operation {
+  const pick = (key: string): string => keys[KEYS.indexOf(key) % keys.length] as string;
+  if (op.do === "copy") return { ...op, key: pick(op.key), to: pick(op.to) };
+  return "key" in op ? { ...op, key: pick(op.key) } : op;
+}
+
 interface ModelVersion {
   readonly versionId: string;
   readonly deleteMarker: boolean;
@@ -349,7 +361,7 @@ async function run(store: TestNamespace, model: Model, op: Operation): Promise<v
       return;
     }
     case "part": {
-      const upload = model.uploads[op.upload];
+      const upload = model.uploads[op.upload % Math.max(1, model.uploads.length)];
       if (upload === undefined) return;
       // The first two parts are big enough to be followed by others.
       const size = op.number < 3 && op.content === 0 ? 5 << 20 : SIZES[op.size] as number;
@@ -361,7 +373,7 @@ async function run(store: TestNamespace, model: Model, op: Operation): Promise<v
       return;
     }
     case "complete": {
-      const upload = model.uploads[op.upload];
+      const upload = model.uploads[op.upload % Math.max(1, model.uploads.length)];
       if (upload === undefined) return;
       const numbers = [...upload.parts.keys()].sort().slice(0, op.take + 1);
       if (numbers.length === 0) return;
@@ -381,7 +393,7 @@ async function run(store: TestNamespace, model: Model, op: Operation): Promise<v
       const { version } = await complete();
       assert.deepEqual((await complete()).version.versionId, version.versionId);
       const bytes = concatBytes(...numbers.map((n) => upload.parts.get(n) as Bytes));
-      model.uploads.splice(op.upload, 1);
+      model.uploads.splice(model.uploads.indexOf(upload), 1);
       assert.match(version.etag, new RegExp(`-${numbers.length}$`));
       const { versionId, etag } = version;
       model.publish(upload.key, {
@@ -394,10 +406,10 @@ async function run(store: TestNamespace, model: Model, op: Operation): Promise<v
       return;
     }
     case "abort": {
-      const upload = model.uploads[op.upload];
+      const upload = model.uploads[op.upload % Math.max(1, model.uploads.length)];
       if (upload === undefined) return;
       await service.abortUpload(caller, "b", upload.key, upload.uploadId);
-      model.uploads.splice(op.upload, 1);
+      model.uploads.splice(model.uploads.indexOf(upload), 1);
       return;
     }
     case "lost":
@@ -528,11 +540,11 @@ function referencesOf(store: TestNamespace, content: Content | undefined): reado
 
 Deno.test("random operations do what the model does, and nothing leaks", async () => {
   await fc.assert(
-    fc.asyncProperty(fc.array(operation, { minLength: 5, maxLength: 60 }), async (operations) => {
+    fc.asyncProperty(history, async ({ keys, operations }) => {
       const store = testNamespace(crypto);
       await store.service.createNamespace(store.caller, "b");
       const model = new Model();
-      for (const op of operations) await run(store, model, op);
+      for (const op of operations) await run(store, model, within(op, keys));
       for (const [key, line] of model.keys) {
         for (const version of line) {
           if (version.deleteMarker) continue;
