@@ -8,6 +8,7 @@
 import { type Bytes, toHex } from "../common/bytes.ts";
 import { KisekiError } from "../common/errors.ts";
 import type { ChunkId } from "../common/ids.ts";
+import { decodeChunkRecord } from "../chunk/chunk_record.ts";
 import type { ChunkRead, ChunkRecord } from "../chunk/ports.ts";
 import { openEnvelopeRange, segmentRange } from "../crypto/envelope.ts";
 import {
@@ -37,7 +38,12 @@ const EXTENT_ROWS_AHEAD = 1;
 export interface FirstContent {
   readonly inline: Bytes;
   readonly extents: readonly Extent[];
+  /** Records of the first chunks, encoded; empty where they are not known. */
+  readonly chunkRecords: readonly Bytes[];
 }
+
+/** Chunk records remembered by one reader. */
+const MAX_KNOWN_RECORDS = 64;
 
 /** A range of content: bytes at hand, or part of a chunk. */
 export type Span =
@@ -59,12 +65,15 @@ export class ContentReader {
   readonly #scope: ContentScope;
   readonly #content: Content;
   readonly #first: FirstContent;
+  readonly #records = new Map<ChunkId, ChunkRecord>();
 
   constructor(parts: ContentParts, scope: ContentScope, content: Content, first: FirstContent) {
     this.#parts = parts;
     this.#scope = scope;
     this.#content = content;
     this.#first = first;
+    const extents = content.oneExtent === undefined ? first.extents : [content.oneExtent];
+    this.#learn(extents, first.chunkRecords);
   }
 
   /** @throws KisekiError `common.invalid_argument` on a range beyond the content. */
@@ -240,14 +249,27 @@ export class ContentReader {
     if (last === undefined || last.offset + last.length <= offset) {
       throw new KisekiError("common.internal", "a composition misses extents");
     }
+    const ahead = answer.extents.filter((one) => one.offset + one.length > offset);
+    this.#learn(ahead, answer.chunkRecords);
     return answer.extents;
+  }
+
+  /** Takes note of chunk records that an answer brought along. */
+  #learn(extents: readonly Extent[], encoded: readonly Bytes[]): void {
+    for (const [i, bytes] of encoded.entries()) {
+      const extent = extents[i];
+      if (extent === undefined || bytes.length === 0) continue;
+      if (this.#records.size >= MAX_KNOWN_RECORDS) this.#records.clear();
+      this.#records.set(toHex(extent.chunk) as ChunkId, decodeChunkRecord(bytes));
+    }
   }
 
   async #fetch(span: Span): Promise<Fetched | Bytes> {
     if ("bytes" in span) return span.bytes;
     const { extent, offset, length } = span;
     const chunk = toHex(extent.chunk) as ChunkId;
-    const [record] = await this.#parts.ledger.lookup(this.#scope.organisation, [chunk]);
+    const record = this.#records.get(chunk) ??
+      (await this.#parts.ledger.lookup(this.#scope.organisation, [chunk]))[0];
     if (record === undefined) {
       throw new KisekiError("chunk.not_found", "a chunk of the content is gone");
     }

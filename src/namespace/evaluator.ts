@@ -21,7 +21,7 @@ import { listObjects, listVersions } from "./listing.ts";
 import { maintain } from "./maintenance.ts";
 import * as m from "./messages.ts";
 import * as rows from "./namespace_rows.ts";
-import { openVersion, readExtents, readInline, readParts } from "./reading.ts";
+import { extentsAnswer, openVersion, readInline, readParts } from "./reading.ts";
 import { DirectoryRecord, StagedKind, StagedRecord, VersionRecord } from "./records.ts";
 import { keyOf, Routing, type Sha256 } from "./rows.ts";
 import * as uploads from "./uploads.ts";
@@ -73,7 +73,7 @@ export class NamespaceEvaluator implements CommandEvaluator {
       return openVersion(context, routing, options.router, request);
     });
     this.#query(q.readExtents, m.ReadExtents, (context, request) => {
-      return m.ExtentsAnswer.encode({ extents: readExtents(context.rows, routing, request) });
+      return m.ExtentsAnswer.encode(extentsAnswer(context, routing, request));
     });
     this.#query(q.readInline, m.ReadInline, (context, request) => {
       return m.InlineAnswer.encode({ inline: readInline(context.rows, routing, request) });

@@ -202,6 +202,8 @@ export const VersionAnswer = w.message("VersionAnswer", {
   isLatest: w.bool(3),
   inline: w.bytes(4),
   extents: w.repeated(5, r.Extent),
+  /** Of the first extents' chunks, in order; empty where this shard does not own one. */
+  chunkRecords: w.repeatedBytes(6),
 });
 export const DeleteAnswer = w.message("DeleteAnswer", {
   version: w.text(1),
@@ -240,7 +242,11 @@ export const ReadExtents = w.message("ReadExtents", {
   offset: w.uint(3),
   rows: w.uint(4),
 });
-export const ExtentsAnswer = w.message("ExtentsAnswer", { extents: w.repeated(1, r.Extent) });
+export const ExtentsAnswer = w.message("ExtentsAnswer", {
+  extents: w.repeated(1, r.Extent),
+  /** Of the chunks from the asked offset on, in order; empty where this shard does not own one. */
+  chunkRecords: w.repeatedBytes(2),
+});
 export const ReadInline = w.message("ReadInline", {
   placement: w.bytes(1),
   composition: w.bytes(2),

@@ -1,8 +1,10 @@
 /**
  * Queries about one object and its content.
  */
-import { type Bytes, concatBytes, EMPTY_BYTES } from "../common/bytes.ts";
+import { type Bytes, concatBytes, EMPTY_BYTES, toHex } from "../common/bytes.ts";
 import { KisekiError } from "../common/errors.ts";
+import type { ChunkId } from "../common/ids.ts";
+import { readChunkRecord } from "../log/ledger.ts";
 import type { QueryContext, ShardRouter } from "../log/ports.ts";
 import { escapeName, RecordType } from "../log/row_key.ts";
 import type { RowReader } from "../table/table.ts";
@@ -25,6 +27,8 @@ import type { Of } from "./wire.ts";
 /** Extent rows that an answer to Open carries. */
 const FIRST_EXTENT_ROWS = 1;
 const MAX_EXTENT_ROWS = 16;
+/** Chunk records that an answer brings along. */
+const CHUNK_RECORDS_AHEAD = 16;
 
 /** An Answer with a VersionAnswer, or where the walk goes on. */
 export function openVersion(
@@ -83,24 +87,46 @@ export function openVersion(
     version: found,
     fileId: entry.fileId,
     isLatest: found === entry.current,
-    ...(request.content && content !== undefined ? firstContent(rows, routing, content) : {}),
+    ...(request.content && content !== undefined ? firstContent(context, routing, content) : {}),
   });
 }
 
 function firstContent(
-  rows: RowReader,
+  context: QueryContext,
   routing: Routing,
   content: Content,
-): { readonly inline?: Bytes; readonly extents?: readonly Extent[] } {
+): Partial<Of<typeof m.VersionAnswer>> {
   if (content.kind === ContentKind.inlineRow) {
-    return { inline: readInline(rows, routing, content) };
+    return { inline: readInline(context.rows, routing, content) };
+  }
+  if (content.oneExtent !== undefined) {
+    return { chunkRecords: chunkRecords(context.rows, [content.oneExtent], 0) };
   }
   if (content.kind === ContentKind.extents) {
-    return {
-      extents: readExtents(rows, routing, { ...content, offset: 0, rows: FIRST_EXTENT_ROWS }),
-    };
+    return extentsAnswer(context, routing, { ...content, offset: 0, rows: FIRST_EXTENT_ROWS });
   }
   return {};
+}
+
+/** Extents and the records of the chunks that are read first. */
+export function extentsAnswer(
+  context: QueryContext,
+  routing: Routing,
+  request: Of<typeof m.ReadExtents>,
+): Of<typeof m.ExtentsAnswer> {
+  const extents = readExtents(context.rows, routing, request);
+  return { extents, chunkRecords: chunkRecords(context.rows, extents, request.offset) };
+}
+
+/** In one shard a chunk's row is here or nowhere; over shards an empty one says "ask the ledger". */
+function chunkRecords(rows: RowReader, extents: readonly Extent[], offset: number): Bytes[] {
+  const out: Bytes[] = [];
+  for (const extent of extents) {
+    if (extent.offset + extent.length <= offset) continue;
+    out.push(readChunkRecord(rows, toHex(extent.chunk) as ChunkId)?.slice() ?? EMPTY_BYTES);
+    if (out.length === CHUNK_RECORDS_AHEAD) break;
+  }
+  return out;
 }
 
 /** @throws KisekiError `common.internal` when the row is missing. */

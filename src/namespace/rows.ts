@@ -8,6 +8,7 @@
  * placement id, so that maintenance finds them by one range for each placement.
  */
 import { type Bytes, concatBytes, prefixEnd } from "../common/bytes.ts";
+import { KisekiError } from "../common/errors.ts";
 import { KEY_PREFIX_BYTES, RecordType, ROUTING_KEY_BYTES } from "../log/row_key.ts";
 
 /** SHA-256, one-shot. */
@@ -42,6 +43,9 @@ export function keyOf(
   type: RecordType,
   ...suffix: readonly Bytes[]
 ): Bytes {
+  if (owner.length !== 16) {
+    throw new KisekiError("common.corrupt_format", `an id of ${owner.length} bytes (16 wanted)`);
+  }
   let size = KEY_PREFIX_BYTES;
   for (const part of suffix) size += part.length;
   const key = new Uint8Array(size);

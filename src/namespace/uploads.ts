@@ -155,6 +155,7 @@ export function stageParts(change: Change, request: Of<typeof m.StageParts>): By
         isLatest: true,
         inline: NO_BYTES,
         extents: [],
+        chunkRecords: [],
       },
     });
   }

@@ -221,6 +221,10 @@ export interface Field<T> {
   readonly repeated: boolean;
   /** Name of the type in the .proto text. */
   readonly type: string;
+  /** Presence is told apart from the default (`optional`). */
+  readonly optional?: boolean;
+  /** Of nested messages. */
+  readonly codec?: Codec<unknown>;
   /** Value when absent; a fresh array for repeated fields. */
   initial(): T;
   /** Writes tag and value unless it is the default. */
@@ -390,7 +394,7 @@ export function text(number: number): Field<string> {
 
 /** `optional string`: "" and absence differ. */
 export function optionalText(number: number): Field<string | undefined> {
-  return scalar<string | undefined>(
+  const field = scalar<string | undefined>(
     number,
     "string",
     2,
@@ -399,11 +403,12 @@ export function optionalText(number: number): Field<string | undefined> {
     (w, v) => w.text(v ?? ""),
     (r, end) => r.text(end),
   );
+  return { ...field, optional: true };
 }
 
 /** `optional bytes`: empty and absent differ. */
 export function optionalBytes(number: number): Field<Bytes | undefined> {
-  return scalar<Bytes | undefined>(
+  const field = scalar<Bytes | undefined>(
     number,
     "bytes",
     2,
@@ -412,6 +417,7 @@ export function optionalBytes(number: number): Field<Bytes | undefined> {
     (w, v) => w.bytes(v ?? EMPTY_BYTES),
     (r, end) => r.bytes(end),
   );
+  return { ...field, optional: true };
 }
 
 /** A nested message; absent is undefined. */
@@ -421,6 +427,7 @@ export function nested<T>(number: number, codec: Codec<T>): Field<T | undefined>
     number,
     wire: 2,
     type: codec.name,
+    codec: codec as Codec<unknown>,
     repeated: false,
     initial: () => undefined,
     write(writer, value) {
@@ -465,12 +472,13 @@ function list<T>(
 }
 
 export function repeated<T>(number: number, codec: Codec<T>): Field<readonly T[]> {
-  return list<T>(
+  const field = list<T>(
     number,
     codec.name,
     (w, v) => w.nested(() => codec.write(w, v)),
     (r, end) => codec.read(r, r.limit(end)),
   );
+  return { ...field, codec: codec as Codec<unknown> };
 }
 
 export function repeatedText(number: number): Field<readonly string[]> {
