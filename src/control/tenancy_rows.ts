@@ -236,11 +236,22 @@ export function protobufCodec<T extends object>(type: protobuf.Type): Codec<T> {
       try {
         // A copy: bytes fields alias what they were read from, and rows are views.
         const message = type.decode(bytes.slice());
-        return type.toObject(message, { defaults: true, longs: Number }) as T;
+        return withoutNulls(type.toObject(message, { defaults: true, longs: Number })) as T;
       } catch (cause) {
         const reason = cause instanceof Error ? cause.message : String(cause);
         throw new KisekiError("common.corrupt_format", `${type.name}: ${reason}`, { cause });
       }
     },
   };
+}
+
+/** Absent messages come as null from protobufjs: here they are absent. */
+function withoutNulls(message: Record<string, unknown>): Record<string, unknown> {
+  for (const [name, value] of Object.entries(message)) {
+    if (value === null) delete message[name];
+    else if (typeof value === "object" && !ArrayBuffer.isView(value) && !Array.isArray(value)) {
+      withoutNulls(value as Record<string, unknown>);
+    }
+  }
+  return message;
 }

@@ -414,6 +414,7 @@ Deno.test("any bytes as a command or query are answered or refused, and rows sta
         },
       },
     }),
+    messages.command.encode({ insert: { class: 1 } }),
     messages.command.encode({ registerNode: { name: "n", startCounter: 1, registeredMs: 1 } }),
     messages.command.encode({ allocateShard: { organisation: id(1), createdMs: 1 } }),
     messages.query.encode({ scan: { class: 1, prefix: id(0), after: id(0), limit: 5 } }),
