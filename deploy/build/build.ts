@@ -2,24 +2,34 @@
  * Makes `dist/kiseki`: with `deno compile` where denort can be had, otherwise with the stub inside
  * deno's ELF file (air-gapped build hosts).
  *
- *     deno run -A deploy/build/build.ts [--kind=auto|compile|elf] [--output=dist/kiseki]
+ *     deno run -A deploy/build/build.ts [--kind=auto|compile|elf] [--output=FILE] [--main=SOURCE]
  *
  * Invariant: the output appears by one rename; a failed build leaves the old file.
  */
 import { type BuildRecord, VERSION } from "../../src/common/build_info.ts";
+import { WORKER_SOURCES, type WorkerName } from "../../src/common/assets.ts";
 import { bundlePrograms, collectAssets, isFile, mustRun, ROOT } from "./bundle.ts";
 import { buildElfImage } from "./elf_image.ts";
 import { contentHash, encodePayload, type PackagedFile } from "./payload.ts";
 
+const ALL_WORKERS = Object.keys(WORKER_SOURCES) as WorkerName[];
 const TARGET = "x86_64-unknown-linux-gnu";
 
-interface Options {
+/** What to build. */
+export interface BuildOptions {
+  /** `auto` takes `compile` where denort can be had and `elf` otherwise. */
   readonly kind: "auto" | "compile" | "elf";
+  /** Absolute path of the result. */
   readonly output: string;
+  /** The program, relative to the repository's root. */
+  readonly main: string;
+  /** The Workers to package. Default: all. */
+  readonly workers?: readonly WorkerName[];
 }
 
-function parseOptions(args: readonly string[]): Options {
-  let kind: Options["kind"] = "auto";
+function parseOptions(args: readonly string[]): BuildOptions {
+  let kind: BuildOptions["kind"] = "auto";
+  let main = "src/main.ts";
   let output = `${ROOT}dist/kiseki`;
   for (const arg of args) {
     const [key, value = ""] = arg.split("=", 2);
@@ -27,15 +37,19 @@ function parseOptions(args: readonly string[]): Options {
       kind = value;
     } else if (key === "--output" && value !== "") {
       output = value.startsWith("/") ? value : ROOT + value;
+    } else if (key === "--main" && value !== "") {
+      main = value;
     } else {
-      throw new Error(`unknown argument "${arg}" (known: --kind=auto|compile|elf, --output=FILE)`);
+      throw new Error(
+        `unknown argument "${arg}" (known: --kind=auto|compile|elf, --output, --main)`,
+      );
     }
   }
-  return { kind, output };
+  return { kind, output, main };
 }
 
-/** Why `deno compile` can or cannot be used here. */
-function denortSource(): string | undefined {
+/** Where `deno compile` would take denort from; undefined when it cannot be had here. */
+export function denortSource(): string | undefined {
   const fromEnvironment = Deno.env.get("DENORT_BIN");
   if (fromEnvironment !== undefined && isFile(fromEnvironment)) return fromEnvironment;
   const cache = Deno.env.get("DENO_DIR") ?? `${Deno.env.get("HOME") ?? "/root"}/.cache/deno`;
@@ -43,9 +57,13 @@ function denortSource(): string | undefined {
   return isFile(archive) ? archive : undefined;
 }
 
-/** Folders that are not there yet at the first build are told, never skipped in silence. */
-async function packagedFiles(kind: "compile" | "elf", work: string): Promise<PackagedFile[]> {
-  const programs = await bundlePrograms(work);
+/** Everything that is packaged. What this host does not have is told, never skipped in silence. */
+async function packagedFiles(
+  kind: "compile" | "elf",
+  options: BuildOptions,
+  work: string,
+): Promise<PackagedFile[]> {
+  const programs = await bundlePrograms(options.main, options.workers ?? ALL_WORKERS, work);
   const { files: assets, missing } = collectAssets();
   for (const name of missing) console.log(`build: NOT PACKAGED: ${name} (this host has none)`);
   const files = [...programs, ...assets];
@@ -54,7 +72,7 @@ async function packagedFiles(kind: "compile" | "elf", work: string): Promise<Pac
   return [...files, { name: "build.json", bytes }];
 }
 
-async function buildElf(work: string, output: string): Promise<void> {
+async function buildElf(options: BuildOptions, work: string, output: string): Promise<void> {
   const stub = `${work}/stub.bin`;
   await mustRun("gcc", [
     ..."-std=gnu11 -O2 -Wall -Wextra -Werror -Wno-psabi -ffreestanding -nostdlib -fPIE -static"
@@ -66,7 +84,7 @@ async function buildElf(work: string, output: string): Promise<void> {
     stub,
     "deploy/build/stub.c",
   ]);
-  const payload = encodePayload(await packagedFiles("elf", work));
+  const payload = encodePayload(await packagedFiles("elf", options, work));
   const image = buildElfImage(
     Deno.readFileSync(Deno.execPath()),
     Deno.readFileSync(stub),
@@ -75,11 +93,11 @@ async function buildElf(work: string, output: string): Promise<void> {
   Deno.writeFileSync(output, image, { mode: 0o755 });
 }
 
-async function buildCompile(work: string, output: string): Promise<void> {
+async function buildCompile(options: BuildOptions, work: string, output: string): Promise<void> {
   const stage = `${work}/stage`;
   const bundles = `${work}/bundles`;
   Deno.mkdirSync(bundles);
-  for (const file of await packagedFiles("compile", bundles)) {
+  for (const file of await packagedFiles("compile", options, bundles)) {
     const path = `${stage}/${file.name.endsWith(".js") ? "" : "assets/"}${file.name}`;
     Deno.mkdirSync(path.slice(0, path.lastIndexOf("/")), { recursive: true });
     Deno.writeFileSync(path, file.bytes);
@@ -92,7 +110,12 @@ async function buildCompile(work: string, output: string): Promise<void> {
   ]);
 }
 
-async function build(options: Options): Promise<void> {
+/**
+ * Builds one file.
+ *
+ * @throws Error with the output of the tool that failed.
+ */
+export async function build(options: BuildOptions): Promise<void> {
   const denort = denortSource();
   const kind = options.kind !== "auto" ? options.kind : denort === undefined ? "elf" : "compile";
   if (denort === undefined) {
@@ -103,8 +126,8 @@ async function build(options: Options): Promise<void> {
   const work = Deno.makeTempDirSync({ prefix: "kiseki-build-" });
   const fresh = `${options.output}.new`;
   try {
-    if (kind === "compile") await buildCompile(work, fresh);
-    else await buildElf(work, fresh);
+    if (kind === "compile") await buildCompile(options, work, fresh);
+    else await buildElf(options, work, fresh);
     Deno.renameSync(fresh, options.output);
   } finally {
     Deno.removeSync(work, { recursive: true });

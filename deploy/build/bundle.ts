@@ -7,6 +7,7 @@ import {
   PROTO_FOLDER,
   WORKER_SOURCES,
   workerBundleName,
+  type WorkerName,
 } from "../../src/common/assets.ts";
 import type { PackagedFile } from "./payload.ts";
 
@@ -46,25 +47,26 @@ export function isFile(path: string): boolean {
 }
 
 /**
- * Bundles main and every Worker.
+ * Bundles main and the Workers.
  *
+ * @param main The program's source, relative to the root.
+ * @param workers Names from the list in src/common/assets.ts.
  * @param into An empty folder for the bundles.
- * @throws Error when main is missing or a source does not bundle.
+ * @throws Error when a source is missing or does not bundle.
  */
-export async function bundlePrograms(into: string): Promise<PackagedFile[]> {
+export async function bundlePrograms(
+  main: string,
+  workers: readonly WorkerName[],
+  into: string,
+): Promise<PackagedFile[]> {
   const programs = [
-    { name: "main.js", source: "src/main.ts" },
-    ...Object.entries(WORKER_SOURCES).map(([worker, source]) => ({
-      name: workerBundleName(worker),
-      source,
-    })),
+    { name: "main.js", source: main },
+    ...workers.map((name) => ({ name: workerBundleName(name), source: WORKER_SOURCES[name] })),
   ];
   const files: PackagedFile[] = [];
   for (const { name, source } of programs) {
     if (!isFile(source)) {
-      if (name === "main.js") throw new Error(`${source} is missing: there is nothing to build`);
-      console.log(`build: NOT PACKAGED: ${name}: ${source} does not exist yet`);
-      continue;
+      throw new Error(`${source} is missing: it is packaged as ${name} (src/common/assets.ts)`);
     }
     const output = `${into}/${name}`;
     await mustRun(Deno.execPath(), [

@@ -2,8 +2,9 @@
  * The payload: every packaged file in one blob, as deploy/build/stub.c reads it.
  *
  * ```
- *   0  "KISEKIPK"   8  u32 version = 1   12  u32 count   16  u64 total size, header included
- *  24  hash of bytes 64..total           56  zero        64  entries, then the files
+ *   0  "KISEKIPK"   8  u64 total size, header included   16  zero
+ *  24  hash of bytes 64..total                           56  zero
+ *  64  u32 version = 1   68  u32 count   72  zero        128  entries, then the files
  *  entry, 128 bytes:  0 u64 size   8 u64 offset from the payload's start   16 name, NUL-padded
  * ```
  * All numbers little endian; every file starts on a multiple of 64; total - 64 is a multiple of
@@ -12,7 +13,8 @@
  */
 import { createHash } from "node:crypto";
 
-const HEADER_BYTES = 64;
+const HASHED_FROM = 64;
+const HEADER_BYTES = 128;
 const ENTRY_BYTES = 128;
 const NAME_BYTES = 112;
 /** memfd names may have 249 bytes; ours are `kiseki:` and the name, in a 128-byte buffer. */
@@ -52,13 +54,13 @@ export function encodePayload(files: readonly PackagedFile[]): Uint8Array<ArrayB
     at = align(at + file.bytes.length);
     return offset;
   });
-  at = HEADER_BYTES + Math.ceil((at - HEADER_BYTES) / (64 * STRIPES)) * 64 * STRIPES;
+  at = HASHED_FROM + Math.ceil((at - HASHED_FROM) / (64 * STRIPES)) * 64 * STRIPES;
   const payload = new Uint8Array(at);
   const view = new DataView(payload.buffer);
   payload.set(encoder.encode("KISEKIPK"));
-  view.setUint32(8, VERSION, true);
-  view.setUint32(12, files.length, true);
-  view.setBigUint64(16, BigInt(at), true);
+  view.setBigUint64(8, BigInt(at), true);
+  view.setUint32(64, VERSION, true);
+  view.setUint32(68, files.length, true);
   for (const [index, file] of files.entries()) {
     const name = encoder.encode(file.name);
     const entry = HEADER_BYTES + index * ENTRY_BYTES;
@@ -71,7 +73,7 @@ export function encodePayload(files: readonly PackagedFile[]): Uint8Array<ArrayB
     payload.set(name, entry + 16);
     payload.set(file.bytes, offset);
   }
-  payload.set(stripedHash(payload.subarray(HEADER_BYTES)), 24);
+  payload.set(stripedHash(payload.subarray(HASHED_FROM)), 24);
   return payload;
 }
 

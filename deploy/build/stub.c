@@ -17,9 +17,10 @@
  * execute); nothing is written to any file system; every failure prints one line and exits 126.
  *
  * Payload (little endian; written by deploy/build/payload.ts):
- *   0  magic "KISEKIPK"   8  u32 version = 1   12 u32 count   16 u64 total size, header included
+ *   0  magic "KISEKIPK"   8 u64 total size, header included   16 zero
  *   24 hash of bytes 64..total: SHA-256 over the SHA-256 of their 8 equal stripes
- *   56 zero        64 entries, then the files; (total - 64) is a multiple of 512
+ *   64 u32 version = 1   68 u32 count   72 zero   128 entries, then the files
+ *   (total - 64) is a multiple of 512
  *   entry (128 bytes): u64 size, u64 offset from the payload's start, name, NUL-padded to 112
  */
 typedef unsigned long u64;
@@ -82,12 +83,16 @@ extern const u64 segment_address __attribute__((visibility("hidden")));
 
 struct header {
   char magic[8];
+  u64 total;
+  u64 zero;
+  u8 hash[32];
+  u64 zero_too;
+  /* From here on everything is hashed. */
   u32 version;
   u32 count;
-  u64 total;
-  u8 sha256[32];
-  u8 zero[8];
+  u8 reserved[56];
 };
+#define HASHED_FROM 64
 
 struct entry {
   u64 size;
@@ -373,13 +378,13 @@ static void verify(const u8 *payload, u64 room) {
   const char *magic = "KISEKIPK";
   for (int i = 0; i < 8; i++)
     if (header->magic[i] != magic[i]) fail("the payload is damaged (no magic); copy the file again", 0);
-  if (header->version != 1) fail("the payload is of another version than the stub", 0);
-  if (header->count > MAX_FILES) fail("the payload is damaged (too many files); copy the file again", 0);
   if (header->total < sizeof *header || header->total > room ||
-      (header->total - sizeof *header) % (64 * LANES))
+      (header->total - HASHED_FROM) % (64 * LANES))
     fail("the payload is damaged (size); copy the file again", 0);
-  if (!hash_matches(payload + sizeof *header, header->total - sizeof *header, header->sha256))
+  if (!hash_matches(payload + HASHED_FROM, header->total - HASHED_FROM, header->hash))
     fail("the payload is damaged (SHA-256 differs); copy the file again", 0);
+  if (header->version != 1 || header->count > MAX_FILES)
+    fail("the payload was made for another stub: this build is broken", 0);
 }
 
 static const char FLAGS[] =
