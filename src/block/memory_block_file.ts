@@ -12,18 +12,49 @@ import { BLOCK_BYTES, type BlockFile } from "./ports.ts";
 
 const TEAR_BYTES = 512;
 
+/** The power of everything that is cut off together. */
+export class Power {
+  #steps = 0;
+  #cutAfter = Number.POSITIVE_INFINITY;
+
+  /** Writes, discards, syncs and whatever else was begun so far. */
+  get steps(): number {
+    return this.#steps;
+  }
+
+  get isOff(): boolean {
+    return this.#steps >= this.#cutAfter;
+  }
+
+  /** The power goes when `steps` more were begun; the last of them may be half done. */
+  cutAfter(steps: number): void {
+    this.#cutAfter = this.#steps + steps;
+  }
+
+  /** @throws KisekiError `block.io` when the power is off. */
+  begin(): void {
+    this.requireOn();
+    this.#steps++;
+  }
+
+  /** @throws KisekiError `block.io` when the power is off. */
+  requireOn(): void {
+    if (this.isOff) throw new KisekiError("block.io", "the power is off");
+  }
+}
+
 export class MemoryBlockFile implements BlockFile {
   readonly name: string;
+  readonly power: Power;
   readonly #cache: Bytes;
   readonly #durable: Bytes;
   /** Versions of touched sectors since the last completed sync, oldest first, by sector number. */
   #pending = new Map<number, Bytes[]>();
-  #operations = 0;
-  #cutAfter = Number.POSITIVE_INFINITY;
 
   /** @param image What is on the medium; its length is the device's size. */
-  constructor(image: Bytes | number, name = "memory") {
+  constructor(image: Bytes | number, name = "memory", power: Power = new Power()) {
     this.name = name;
+    this.power = power;
     this.#durable = typeof image === "number" ? new Uint8Array(image) : image.slice();
     this.#cache = this.#durable.slice();
   }
@@ -32,19 +63,9 @@ export class MemoryBlockFile implements BlockFile {
     return this.#durable.length;
   }
 
-  /** Writes, discards and syncs begun so far. */
-  get operations(): number {
-    return this.#operations;
-  }
-
-  /** The power goes when `operations` more were begun; the last of them may be half done. */
-  cutAfter(operations: number): void {
-    this.#cutAfter = this.#operations + operations;
-  }
-
   async read(offset: number, into: Bytes): Promise<void> {
     this.#check(offset, into.length);
-    if (this.#operations >= this.#cutAfter) throw powerIsOff(this.name);
+    this.power.requireOn();
     into.set(this.#cache.subarray(offset, offset + into.length));
   }
 
@@ -54,16 +75,16 @@ export class MemoryBlockFile implements BlockFile {
   }
 
   async sync(): Promise<void> {
-    this.#begin();
+    this.power.begin();
     const covered = this.#pending;
     this.#pending = new Map();
     await Promise.resolve();
-    if (this.#operations >= this.#cutAfter) {
+    if (this.power.isOff) {
       for (const [sector, versions] of this.#pending) {
         covered.set(sector, [...covered.get(sector) ?? [], ...versions]);
       }
       this.#pending = covered;
-      throw powerIsOff(this.name);
+      this.power.requireOn();
     }
     for (const [sector, versions] of covered) {
       const last = versions.at(-1);
@@ -132,7 +153,7 @@ export class MemoryBlockFile implements BlockFile {
   }
 
   #apply(offset: number, bytes: Bytes): void {
-    this.#begin();
+    this.power.begin();
     this.#cache.set(bytes, offset);
     for (let at = offset; at < offset + bytes.length; at += BLOCK_BYTES) {
       const sector = at / BLOCK_BYTES;
@@ -141,12 +162,7 @@ export class MemoryBlockFile implements BlockFile {
       if (versions === undefined) this.#pending.set(sector, [version]);
       else versions.push(version);
     }
-    if (this.#operations >= this.#cutAfter) throw powerIsOff(this.name);
-  }
-
-  #begin(): void {
-    if (this.#operations >= this.#cutAfter) throw powerIsOff(this.name);
-    this.#operations++;
+    this.power.requireOn();
   }
 
   #check(offset: number, length: number): void {
@@ -157,8 +173,4 @@ export class MemoryBlockFile implements BlockFile {
       throw new KisekiError("block.io", `${this.name}: ${offset + length} is beyond its end`);
     }
   }
-}
-
-function powerIsOff(name: string): KisekiError {
-  return new KisekiError("block.io", `${name}: the power is off`);
 }

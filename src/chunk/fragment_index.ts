@@ -20,7 +20,7 @@ import { open as openFile } from "node:fs/promises";
 import type { FileHandle } from "node:fs/promises";
 import { dirname } from "node:path";
 import { type Bytes, fromHex, toHex } from "../common/bytes.ts";
-import { isKisekiError, KisekiError } from "../common/errors.ts";
+import { type ErrorCode, isKisekiError, KisekiError } from "../common/errors.ts";
 import type { ChunkId, DeviceId } from "../common/ids.ts";
 import { GroupSync } from "../block/group_sync.ts";
 import { BLOCK_BYTES, type Extent } from "../block/ports.ts";
@@ -361,28 +361,26 @@ function numberOf(value: unknown): number {
   throw new KisekiError("common.corrupt_format", "fragment index: a number was expected");
 }
 
-/** SQLITE_BUSY, _IOERR, _CORRUPT, _FULL, _NOTADB of sqlite3.h. */
-const SQLITE = { busy: 5, io: 10, corrupt: 11, full: 13, notADatabase: 26 } as const;
+/** Texts of sqlite3ErrStr in sqlite's main.c: the runtime passes on no result codes. */
+const SQLITE_TEXTS: readonly (readonly [string, ErrorCode])[] = [
+  ["database is locked", "block.locked"],
+  ["database disk image is malformed", "common.corrupt_format"],
+  ["file is not a database", "common.corrupt_format"],
+  ["no such table", "common.corrupt_format"],
+  ["database or disk is full", "block.no_space"],
+];
+
+const ADVICE: Partial<Record<ErrorCode, string>> = {
+  "block.locked": ": another process uses it",
+  "common.corrupt_format": ": the index is damaged; format the device again, let it be repaired",
+};
 
 function databaseError(error: unknown, path: string): KisekiError {
   if (isKisekiError(error)) return error;
   const message = error instanceof Error ? error.message : String(error);
-  const number = error instanceof Error && "errcode" in error ? Number(error.errcode) & 0xff : 0;
-  if (number === SQLITE.busy) {
-    return new KisekiError("block.locked", `${path} is in use by another process`, {
-      cause: error,
-    });
-  }
-  if (number === SQLITE.corrupt || number === SQLITE.notADatabase) {
-    return new KisekiError(
-      "common.corrupt_format",
-      `${path}: the device's index is damaged (${message}): replace the device, let it be repaired`,
-      { cause: error },
-    );
-  }
-  const code = error instanceof Error && "code" in error ? String(error.code) : "";
-  const full = number === SQLITE.full || code === "ENOSPC" || code === "EDQUOT";
-  return new KisekiError(full ? "block.no_space" : "block.io", `${path}: ${message}`, {
-    cause: error,
-  });
+  const errno = error instanceof Error && "code" in error ? error.code : "";
+  const known = SQLITE_TEXTS.find(([text]) => message.includes(text))?.[1];
+  const full = errno === "ENOSPC" || errno === "EDQUOT";
+  const code = known ?? (full ? "block.no_space" : "block.io");
+  return new KisekiError(code, `${path}: ${message}${ADVICE[code] ?? ""}`, { cause: error });
 }

@@ -42,9 +42,10 @@ export class LocalFragmentStore implements FragmentStore {
   }
 
   async #put(header: FragmentHeader, data: Bytes): Promise<void> {
+    // First of all: after a failed sync, a row that is seen may not be durable.
+    this.#requireWritable();
     const held = this.#rowOrDamage(header);
     if (held !== undefined && !isKisekiError(held)) return;
-    this.#requireWritable();
     const extent = this.block.allocate(data.length);
     try {
       const written = this.block.write(extent, data);
@@ -113,6 +114,8 @@ export class LocalFragmentStore implements FragmentStore {
   async remove(chunk: ChunkId, incarnation: string, fragment: number): Promise<void> {
     const name: FragmentName = { chunk, incarnation, fragment };
     await this.#inTurn(name, async () => {
+      // After a failed sync, a row that is not seen may yet be there.
+      if (this.index.failed) this.#requireWritable();
       const held = this.#rowOrDamage(name);
       if (held === undefined) return;
       await this.index.commit([{ kind: "remove", ...name }]);
