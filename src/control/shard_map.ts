@@ -81,6 +81,11 @@ export class ShardMap implements ShardRouter {
     this.#ranges = ranges;
   }
 
+  /** Organisations that have a shard. */
+  organisations(): readonly OrganisationId[] {
+    return [...this.#ranges.keys()];
+  }
+
   /** Shards of an organisation. */
   shardsOf(organisation: OrganisationId): readonly ShardId[] {
     return [...new Set((this.#ranges.get(organisation) ?? []).map((range) => range.shard))];

@@ -22,12 +22,11 @@ export const Method = {
   fragmentRewrap: 36,
   fragmentList: 37,
   deviceUsage: 38,
-  deviceCommand: 39,
+  listDevices: 39,
+  replaceDevice: 40,
   // main: keys; gateways: news of the directory
   keyLease: 64,
   directory: 65,
   finding: 66,
-  repair: 67,
-  scrub: 68,
 } as const;
 export type Method = typeof Method[keyof typeof Method];

@@ -5,24 +5,26 @@
 import { SYSTEM_CLOCK } from "../common/clock.ts";
 import { utf8, utf8ToString } from "../common/bytes.ts";
 import { KisekiError } from "../common/errors.ts";
-import type { DeviceId } from "../common/ids.ts";
 import { type Logger, stderrLogger } from "../common/logging.ts";
-import { createMetrics, type Metrics, watchEventLoop } from "../common/metrics.ts";
+import {
+  type CounterCell,
+  createMetrics,
+  type HistogramCell,
+  type Metrics,
+  watchEventLoop,
+} from "../common/metrics.ts";
 import { chooseProvider } from "../crypto/provider_choice.ts";
-import { DeviceChunkStore } from "../chunk/chunk_store.ts";
 import type { Finding } from "../chunk/finding.ts";
-import { chooseErasureCoder } from "../chunk/isal_coder.ts";
-import type { FragmentStore } from "../chunk/ports.ts";
 import { CachingCredentialResolver } from "../control/credential_resolver.ts";
 import { ShardMap } from "../control/shard_map.ts";
-import { SharedBulkMemory } from "../engine/bulk_memory.ts";
-import { RemoteFragmentStore } from "../engine/fragment_link.ts";
 import { Link } from "../engine/link.ts";
 import { Method } from "../engine/messages.ts";
 import { RemoteShardPort } from "../engine/shard_link.ts";
+import type { S3Metrics } from "../gateway/s3/context.ts";
 import { createS3Handler, type S3Handler } from "../gateway/s3/handler.ts";
 import { LedgerClient } from "../log/ledger.ts";
 import { createNamespaceService, type WiredNamespaceService } from "../namespace/service.ts";
+import { openChunkAccess } from "./chunk_access.ts";
 import { CHUNK_RECORD_CODEC } from "./chunk_record_codec.ts";
 import type { GatewayStart, GatewayStarted } from "./isolates.ts";
 import { linkedKeySource } from "./key_link.ts";
@@ -94,30 +96,13 @@ function wire(
   const { provider } = chooseProvider(options);
   const keys = linkedKeySource(main, provider);
   const shards = new RemoteShardPort(storage);
-  const memory = start.storage.bulk;
-  const address = Number(
-    Deno.UnsafePointer.value(Deno.UnsafePointer.of(new Uint8Array(memory))) % 4096n,
-  );
-  const bulk = new SharedBulkMemory(memory, address);
-  const stores = new Map<DeviceId, FragmentStore>();
-  for (const pool of start.pools) {
-    for (const device of pool.devices) {
-      stores.set(device, new RemoteFragmentStore(device, storage, bulk));
-    }
-  }
-  const chunks = new DeviceChunkStore({
-    pools: start.pools.map((pool) => ({
-      name: pool.name,
-      durability: pool.durability,
-      devices: pool.devices.map((device) => ({ device, weight: 1, node: start.node })),
-      placementVersion: 1,
-      fullPercent: pool.fullPercent,
-    })),
-    stores,
-    coder: chooseErasureCoder(options.isalPath).coder,
-    memory: bulk,
-    clock: SYSTEM_CLOCK,
-    log: logger,
+  const { chunks } = openChunkAccess({
+    storage,
+    bulk: start.storage.bulk,
+    pools: start.pools,
+    node: start.node,
+    isalPath: options.isalPath,
+    logger,
     report: (finding) => tell(main, finding, metrics, logger),
   });
   const ledger = new LedgerClient(shards, router, CHUNK_RECORD_CODEC);
@@ -148,8 +133,37 @@ function wire(
     region: start.config.region,
     domains: start.config.domains,
     logger,
+    metrics: requestMetrics(metrics),
   });
   return { handler, namespaces, credentials, router };
+}
+
+/** Counts requests; label cells are resolved once. */
+function requestMetrics(metrics: Metrics): S3Metrics {
+  const gateway = "s3";
+  const received = metrics.receivedBytes.with({ gateway });
+  const sent = metrics.sentBytes.with({ gateway });
+  const counters = new Map<string, CounterCell>();
+  const times = new Map<string, HistogramCell>();
+  return {
+    request({ operation, status, durationMs, bytesIn, bytesOut }) {
+      const key = `${operation} ${status}`;
+      let counter = counters.get(key);
+      if (counter === undefined) {
+        counter = metrics.requests.with({ gateway, operation, status: String(status) });
+        counters.set(key, counter);
+      }
+      counter.add();
+      let time = times.get(operation);
+      if (time === undefined) {
+        time = metrics.requestSeconds.with({ gateway, operation });
+        times.set(operation, time);
+      }
+      time.observe(durationMs / 1000);
+      received.add(bytesIn);
+      sent.add(bytesOut);
+    },
+  };
 }
 
 /** Findings go to the main isolate, which hands them to repair. */

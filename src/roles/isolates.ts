@@ -17,6 +17,15 @@ export interface PoolStart {
   readonly fullPercent: number;
 }
 
+/** A device as the main isolate knows it. */
+export interface DeviceStart {
+  readonly id: DeviceId;
+  readonly path: string;
+  readonly class: string;
+  /** Why it is lost; absent while it works. */
+  readonly lost?: string;
+}
+
 export interface LinkStart {
   readonly peer: string;
   readonly memory: LinkMemory;

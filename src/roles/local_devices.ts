@@ -80,6 +80,35 @@ export async function openDevices(options: OpenDevicesOptions): Promise<readonly
   return devices;
 }
 
+/**
+ * Formats the disk that stands at the path of a lost device, under the same id; repair fills it.
+ *
+ * @throws KisekiError `common.failed_precondition` while the device works, `block.foreign_device`
+ *   when the new disk holds something else and `force` is not set.
+ */
+export async function replaceDevice(
+  lost: LocalDevice,
+  force: boolean,
+  options: Omit<OpenDevicesOptions, "force">,
+): Promise<LocalDevice> {
+  const settings = options.config.devices.find((device) => device.path === lost.path);
+  if (lost.lost === undefined || settings === undefined) {
+    throw new KisekiError(
+      "common.failed_precondition",
+      `device ${lost.id} at ${lost.path} works: only a lost device is replaced`,
+    );
+  }
+  const file = `${options.config.dataDir}/devices.json`;
+  const known = await readKnown(file);
+  await requireBlank(settings, { ...options, force });
+  known[lost.path] = { id: lost.id, formatted: false };
+  await writeDurably(file, JSON.stringify(known, undefined, 2));
+  const replaced = await formatNew(lost.id, settings, { ...options, force });
+  known[lost.path] = { id: lost.id, formatted: true };
+  await writeDurably(file, JSON.stringify(known, undefined, 2));
+  return replaced;
+}
+
 /** Pools with the ids of their devices. */
 export function resolvePools(
   pools: readonly PoolSettings[],

@@ -21,16 +21,31 @@ import {
 } from "../common/metrics.ts";
 import { renderMetrics } from "../common/metrics_page.ts";
 import { chooseProvider } from "../crypto/provider_choice.ts";
-import { readShardMap } from "../control/shard_map.ts";
+import type { Finding } from "../chunk/finding.ts";
+import { type AdminServer, startAdminServer } from "../control/admin_server.ts";
+import {
+  adminHandlers,
+  adminIdentity,
+  type AdminServiceOptions,
+} from "../control/admin_service.ts";
+import { loadOrCreateAdminToken } from "../control/admin_token.ts";
+import { readShardMap, ShardMap } from "../control/shard_map.ts";
 import { type GivenCredential, Tenancy, type Workload } from "../control/tenancy.ts";
 import { SLAB_BYTES } from "../engine/bulk_memory.ts";
 import { Link, newLinkMemory } from "../engine/link.ts";
 import { Method } from "../engine/messages.ts";
 import { RemoteShardPort } from "../engine/shard_link.ts";
+import { LedgerClient } from "../log/ledger.ts";
+import { createNamespaceService } from "../namespace/service.ts";
 import { adminHttpHandler } from "./admin_http.ts";
+import { newBulkMemory, openChunkAccess } from "./chunk_access.ts";
+import { CHUNK_RECORD_CODEC } from "./chunk_record_codec.ts";
+import { ServerNodeAdmin } from "./node_admin_service.ts";
+import { Upkeep } from "./upkeep.ts";
 import { writeDurably } from "./durable_file.ts";
 import { type DirectoryNews, snapshotToJson } from "./directory_news.ts";
 import {
+  type DeviceStart,
   type GatewayStarted,
   type LinkStart,
   startWorker,
@@ -44,6 +59,9 @@ import { providerOptions } from "./provider_assets.ts";
 
 /** Name of what `--dev` makes for its one user. */
 const DEV_NAME = "dev";
+/** Bulk memory of repair and scrub. */
+const UPKEEP_BULK_BYTES = 64 << 20;
+const GRPC_GRACE_MS = 2_000;
 
 export interface NodeOptions {
   readonly config: ServerConfig;
@@ -73,7 +91,9 @@ export class Node {
   #keys: NodeKeys | undefined;
   #storage: Started | undefined;
   readonly #gateways: Started[] = [];
-  #tenancy: Tenancy | undefined;
+  #router: ShardMap | undefined;
+  #upkeep: Upkeep | undefined;
+  #grpc: AdminServer | undefined;
   #admin: Deno.HttpServer<Deno.NetAddr> | undefined;
   #addresses: NodeAddresses | undefined;
   #devCredential: GivenCredential | undefined;
@@ -114,6 +134,8 @@ export class Node {
   async stop(): Promise<void> {
     this.#stopping = true;
     await Promise.all(this.#gateways.map(({ link }) => link.call(Method.drain, EMPTY_BYTES)));
+    await this.#upkeep?.stop();
+    await this.#grpc?.stop(GRPC_GRACE_MS);
     await this.#admin?.shutdown();
     if (this.#storage !== undefined) await this.#storage.link.call(Method.drain, EMPTY_BYTES);
     for (
@@ -143,18 +165,42 @@ export class Node {
 
     const bulk = Array.from(
       { length: config.gateways },
-      () =>
-        new SharedArrayBuffer(
-          Math.max(2, Math.floor(config.memory.chunkBuffersBytes / config.gateways / SLAB_BYTES)) *
-              SLAB_BYTES + 4096,
-        ),
+      () => newBulkMemory(config.memory.chunkBuffersBytes / config.gateways, SLAB_BYTES),
     );
+    const ownBulk = newBulkMemory(UPKEEP_BULK_BYTES, SLAB_BYTES);
     const storageLinks = bulk.map(() => newLinkMemory());
-    const storage = this.#startStorage(identity, bulk, storageLinks.map(([, far]) => far));
+    const gatewayLinks = storageLinks.map(([, far], i): LinkStart => ({
+      peer: `gateway-${i}`,
+      memory: far,
+      ...(bulk[i] === undefined ? {} : { bulk: bulk[i] }),
+    }));
+    const storage = this.#startStorage(identity, ownBulk, gatewayLinks);
     this.#storage = storage;
     const { pools } = await ask<StorageStarted>(storage.link, Method.start);
 
     const shards = new RemoteShardPort(storage.link);
+    const router = new ShardMap();
+    this.#router = router;
+    const access = openChunkAccess({
+      storage: storage.link,
+      bulk: ownBulk,
+      pools,
+      node: identity.node,
+      isalPath: providerOptions(config).isalPath,
+      logger: this.#logger,
+      report: (finding) => this.#upkeep?.report(finding),
+    });
+    const ledger = new LedgerClient(shards, router, CHUNK_RECORD_CODEC);
+    const namespaces = createNamespaceService({
+      shards,
+      router,
+      ledger,
+      chunks: access.chunks,
+      keys: keys.source,
+      crypto: provider,
+      clock: SYSTEM_CLOCK,
+      pool: pools[0]?.name ?? "",
+    });
     const tenancy: Tenancy = new Tenancy({
       shards,
       keys: keys.source,
@@ -173,13 +219,17 @@ export class Node {
         },
         removeShard: async () => await this.#announceShards(shards),
       },
-      contents: { isEmpty: async () => await Promise.resolve(true) },
+      contents: {
+        isEmpty: async (organisation) => {
+          const found = await namespaces.listNamespaces(adminIdentity(organisation, "tenancy"));
+          return found.length === 0;
+        },
+      },
       protoText: readProto("tenancy"),
       onCredentialChange: (accessKeyId) => {
         void this.#announce({ credential: accessKeyId ?? null });
       },
     });
-    this.#tenancy = tenancy;
     await tenancy.recover();
     if (config.dev) await this.#bootstrapDev(tenancy);
 
@@ -189,22 +239,56 @@ export class Node {
       port = await this.#startGateway(`gateway-${i}`, identity, near, memory, pools, port);
     }
     await this.#announceShards(shards);
-    await this.#startAdmin(port);
+    const upkeep = new Upkeep({
+      access,
+      ledger,
+      namespaces,
+      organisations: () => router.organisations(),
+      clock: SYSTEM_CLOCK,
+      logger: this.#logger,
+      metrics: this.#metrics,
+    });
+    this.#upkeep = upkeep;
+    await this.#startAdmin(port, identity, {
+      tenancy,
+      namespaces,
+      node: new ServerNodeAdmin({
+        config,
+        identity,
+        provider,
+        keys: keys.manager,
+        access,
+        upkeep,
+        clock: SYSTEM_CLOCK,
+        startedMs: SYSTEM_CLOCK.wallMs(),
+        pools,
+        s3Address: () => this.addresses.s3,
+        adminAddress: () => this.addresses.admin,
+        notReady: () => this.#notReady(),
+        devices: () => ask<readonly DeviceStart[]>(storage.link, Method.listDevices),
+        shards: () => ask(storage.link, Method.shardStatus),
+        replaceDevice: async (device, force) => {
+          const payload = new ByteWriter(24).raw(idToBytes(device)).u8(force ? 1 : 0).finish();
+          await storage.link.call(Method.replaceDevice, payload);
+        },
+      }),
+    });
+    upkeep.start();
+    for (const device of await ask<readonly DeviceStart[]>(storage.link, Method.listDevices)) {
+      if (device.lost === undefined) continue;
+      this.#logger.error("device is lost", { device: device.id, path: device.path });
+    }
     const { version, kind } = buildInfo();
     this.#metrics.build.with({ version, kind }).set(1);
   }
 
   #startStorage(
     identity: NodeIdentity,
-    bulk: readonly SharedArrayBuffer[],
-    gateways: readonly LinkStart["memory"][],
+    bulk: SharedArrayBuffer,
+    gateways: readonly LinkStart[],
   ): Started {
     const [near, far] = newLinkMemory();
-    const links: LinkStart[] = [{ peer: "main", memory: far }];
-    gateways.forEach((memory, i) => {
-      const shared = bulk[i];
-      if (shared !== undefined) links.push({ peer: `gateway-${i}`, memory, bulk: shared });
-    });
+    const links = [{ peer: "main", memory: far, bulk }, ...gateways];
     const { config, force } = this.#options;
     const worker = startWorker(
       workerUrl("storage"),
@@ -242,7 +326,10 @@ export class Node {
   #linked(worker: Worker, memory: LinkStart["memory"], name: string): Started {
     const link = new Link(memory, name);
     if (this.#keys !== undefined) serveKeys(link, this.#keys.manager);
-    link.handle(Method.finding, () => EMPTY_BYTES);
+    link.handle(Method.finding, (payload) => {
+      this.#upkeep?.report(JSON.parse(utf8ToString(payload)) as Finding);
+      return EMPTY_BYTES;
+    });
     link.run().catch((error: unknown) => this.#workerDied(name, String(error)));
     return { link, worker };
   }
@@ -261,6 +348,7 @@ export class Node {
 
   async #announceShards(shards: RemoteShardPort): Promise<void> {
     const snapshot = await readShardMap(shards, readProto("tenancy"));
+    this.#router?.replace(snapshot);
     await this.#announce({ shardMap: snapshotToJson(snapshot) });
   }
 
@@ -288,8 +376,16 @@ export class Node {
     this.#devCredential = await devCredential(tenancy, workload, this.#options);
   }
 
-  async #startAdmin(s3Port: number): Promise<void> {
-    const { listen, tls } = this.#options.config;
+  #notReady(): readonly string[] {
+    return this.#stopping ? ["draining"] : [];
+  }
+
+  async #startAdmin(
+    s3Port: number,
+    identity: NodeIdentity,
+    service: AdminServiceOptions,
+  ): Promise<void> {
+    const { listen, tls, fabricTls, admin: settings } = this.#options.config;
     const admin = Deno.serve(
       {
         hostname: listen.admin.host,
@@ -297,19 +393,33 @@ export class Node {
         onListen: () => undefined,
       },
       adminHttpHandler({
-        notReady: () => this.#stopping ? ["draining"] : [],
+        notReady: () => this.#notReady(),
         metrics: () => this.#renderMetrics(),
         version: buildInfo().version,
       }),
     );
     this.#admin = admin;
+    this.#grpc = await startAdminServer({
+      handlers: adminHandlers(service),
+      protoText: readProto("control"),
+      token: await loadOrCreateAdminToken(settings.tokenFile),
+      cluster: identity.cluster,
+      listen: listen.fabric,
+      ...(fabricTls === undefined ? {} : {
+        tls: {
+          certificate: await Deno.readTextFile(fabricTls.certificateFile),
+          key: await Deno.readTextFile(fabricTls.keyFile),
+          clientCa: await Deno.readTextFile(fabricTls.clientCaFile),
+        },
+      }),
+      logger: this.#logger,
+    });
     const scheme = tls === undefined ? "http" : "https";
     this.#addresses = {
       s3: `${scheme}://${formatListenAddress({ ...listen.s3, port: s3Port })}`,
       admin: `http://${formatListenAddress({ ...listen.admin, port: admin.addr.port })}`,
-      fabric: formatListenAddress(listen.fabric),
+      fabric: formatListenAddress(this.#grpc.address),
     };
-    await Promise.resolve();
   }
 
   async #renderMetrics(): Promise<string> {

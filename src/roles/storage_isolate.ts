@@ -40,15 +40,22 @@ import type { LeasedKeySource } from "../keys/tenant_keys.ts";
 import { createBlockCache, openTable } from "../table/open_table.ts";
 import { type WorkerRunner, workerRunner } from "../table/worker_runner.ts";
 import { type DirectoryNews, snapshotFromJson } from "./directory_news.ts";
-import type { StorageStart, StorageStarted } from "./isolates.ts";
+import type { DeviceStart, StorageStart, StorageStarted } from "./isolates.ts";
 import { linkedKeySource } from "./key_link.ts";
-import { type LocalDevice, openDevices, resolvePools } from "./local_devices.ts";
+import {
+  type LocalDevice,
+  openDevices,
+  type OpenDevicesOptions,
+  replaceDevice,
+  resolvePools,
+} from "./local_devices.ts";
 import { readProto } from "./protocols.ts";
 import { providerOptions } from "./provider_assets.ts";
 
 /** Everything that is open, to be closed in reverse. */
 interface Storage {
-  readonly devices: readonly LocalDevice[];
+  readonly devices: LocalDevice[];
+  readonly deviceOptions: Omit<OpenDevicesOptions, "force">;
   readonly wal: SegmentedLog;
   readonly raft: RaftHost;
   readonly logs: LogHost;
@@ -105,6 +112,22 @@ export function startStorage(start: StorageStart): void {
     return json(null);
   });
   main.handle(Method.shardStatus, () => json(opened().logs.status()));
+  main.handle(Method.listDevices, () => json(deviceList(opened())));
+  main.handle(Method.replaceDevice, async (payload) => {
+    const reader = new ByteReader(payload, "replace device");
+    const id = idFromBytes<DeviceId>(reader.raw(16));
+    const { devices, deviceOptions } = opened();
+    const at = devices.findIndex((device) => device.id === id);
+    const lost = devices[at];
+    if (lost === undefined) {
+      throw new KisekiError("common.not_found", `device ${id} is not on this node`);
+    }
+    devices[at] = await replaceDevice(lost, reader.u8() === 1, {
+      ...deviceOptions,
+      nowMs: SYSTEM_CLOCK.wallMs(),
+    });
+    return json(null);
+  });
   main.handle(Method.metrics, () => {
     if (storage !== undefined) collect(storage, metrics);
     return json(metrics.registry.snapshot());
@@ -136,15 +159,15 @@ async function openStorage(
   const { provider } = chooseProvider(options);
   const keys = linkedKeySource(main, provider);
   const crc32c = (bytes: Uint8Array, seed?: number): number => provider.crc32c(bytes, seed);
-  const devices = await openDevices({
+  const deviceOptions = {
     config,
     cluster: start.cluster,
     libc: openLibc(),
     crc32c,
     logger,
     nowMs: SYSTEM_CLOCK.wallMs(),
-    force: start.force,
-  });
+  };
+  const devices = [...await openDevices({ ...deviceOptions, force: start.force })];
   const wal = await openWriteAheadLog({
     directory: config.log.directory,
     disk: NODE_LOG_DISK,
@@ -179,7 +202,7 @@ async function openStorage(
     startGroup: (shard, stateMachine) =>
       raft.createGroup({ shard, nodeId: start.node, voters: [start.node], stateMachine }),
   });
-  const storage = { devices, wal, raft, logs, tables, router, keys };
+  const storage = { devices, deviceOptions, wal, raft, logs, tables, router, keys };
   await logs.open(CONTROL_SHARD, SYSTEM_ORGANISATION, await keys.acquire(SYSTEM_ORGANISATION));
   await openShards(logs, keys, router);
   const { name, version, fips } = provider.report;
@@ -208,6 +231,15 @@ async function closeStorage(storage: Storage): Promise<void> {
 /** A table's id: its shard and its organisation's first half, so that tables cannot be swapped. */
 function tableId(shard: ShardId, organisation: OrganisationId): string {
   return shard.toString(16).padStart(16, "0") + organisation.slice(0, 16);
+}
+
+function deviceList(storage: Storage): readonly DeviceStart[] {
+  return storage.devices.map(({ id, path, class: deviceClass, lost }) => ({
+    id,
+    path,
+    class: deviceClass,
+    ...(lost === undefined ? {} : { lost }),
+  }));
 }
 
 function collect(storage: Storage, metrics: Metrics): void {

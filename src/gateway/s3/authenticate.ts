@@ -6,7 +6,7 @@
  * be signed; signatures are compared in constant time; a cached signing key is used only while the
  * secret that it came from is the one that the resolver gives now.
  */
-import { type Bytes, constantTimeEqual, utf8 } from "../../common/bytes.ts";
+import type { Bytes } from "../../common/bytes.ts";
 import type { Clock } from "../../common/clock.ts";
 import type { CryptoProvider } from "../../crypto/provider.ts";
 import type { CredentialResolver, Identity } from "../../namespace/identity.ts";
@@ -17,6 +17,7 @@ import {
   canonicalRequest,
   formatAmzDate,
   parseAmzDate,
+  sameSecret,
   sign,
   signingKey,
   stringToSign,
@@ -100,7 +101,7 @@ export class Authenticator {
     });
     const text = stringToSign(crypto, claim.amzDate, claim.scope, canonical);
     const expected = sign(crypto, key, text);
-    if (!constantTimeEqual(utf8(expected), utf8(claim.signature))) {
+    if (!sameSecret(expected, claim.signature)) {
       throw new S3Error("SignatureDoesNotMatch", {
         extra: {
           AWSAccessKeyId: claim.accessKeyId,

@@ -11,10 +11,10 @@
  * {@link MAX_LINE_BYTES}, {@link MAX_TRAILERS} trailers); nothing may follow the end; the decoded
  * length is exactly what was announced.
  */
-import { type Bytes, concatBytes, constantTimeEqual, toHex, utf8 } from "../../common/bytes.ts";
+import { type Bytes, concatBytes, toHex, utf8 } from "../../common/bytes.ts";
 import type { CryptoProvider, Hash } from "../../crypto/provider.ts";
 import { S3Error } from "./errors.ts";
-import { EMPTY_SHA256, sign } from "./sigv4.ts";
+import { EMPTY_SHA256, sameSecret, sign } from "./sigv4.ts";
 
 export const MAX_LINE_BYTES = 4096;
 export const MAX_TRAILERS = 16;
@@ -217,7 +217,7 @@ export class AwsChunkedDecoder {
 
   #verify(signer: ChunkSigner, text: string, claimed: string): void {
     const expected = sign(signer.crypto, signer.signingKey, text);
-    if (!constantTimeEqual(utf8(expected), utf8(claimed))) {
+    if (!sameSecret(expected, claimed)) {
       throw new S3Error("SignatureDoesNotMatch");
     }
   }

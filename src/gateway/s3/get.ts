@@ -1,5 +1,5 @@
 /** GetObject and HeadObject: ranges, parts, conditions, response-* overrides. */
-import type { Bytes } from "../../common/bytes.ts";
+import { type Bytes, unshared } from "../../common/bytes.ts";
 import { MAX_PARTS, type ObjectHandle, type ObjectVersion } from "../../namespace/api.ts";
 import { CHECKSUMS, checksumText } from "./checksums.ts";
 import { notModified, parseEtags } from "./conditions.ts";
@@ -39,9 +39,8 @@ export async function getObject(context: S3Context): Promise<Response> {
   const all = answerHeaders(request, version, headers, range.length);
   if (range.length === 0) return new Response(null, { status, headers: all });
   if (range.length <= limits.smallAnswerBytes) {
-    const body = await readWhole(handle, range);
-    counts.bytesOut += body.length;
-    return new Response(body, { status, headers: all });
+    counts.bytesOut += range.length;
+    return await smallResponse(handle, range, { status, headers: all });
   }
   return new Response(contentStream(context, handle, range), { status, headers: all });
 }
@@ -186,20 +185,31 @@ async function selectPart(
   });
 }
 
-/** Small content in one buffer of its own: pieces are valid only until the next. */
-async function readWhole(
+/**
+ * Small content in one buffer. Pieces are valid only until the next is asked for: a single one goes
+ * straight into the answer, which copies it (Fetch Standard, "extract a body"), several are joined.
+ */
+async function smallResponse(
   handle: ObjectHandle,
   range: ByteRange,
-): Promise<Uint8Array<ArrayBuffer>> {
-  const body = new Uint8Array(range.length);
+  init: ResponseInit,
+): Promise<Response> {
+  const pieces = handle.read(range.offset, range.length);
+  let body: Uint8Array<ArrayBuffer> | undefined;
   let at = 0;
-  for await (const piece of handle.read(range.offset, range.length)) {
-    if (at + piece.length > body.length) throw shortContent(range, at + piece.length);
-    body.set(piece, at);
-    at += piece.length;
+  try {
+    while (at < range.length) {
+      const { done, value } = await pieces.next();
+      if (done === true || at + value.length > range.length) throw shortContent(range, at);
+      if (value.length === range.length) return new Response(unshared(value), init);
+      body ??= new Uint8Array(range.length);
+      body.set(value, at);
+      at += value.length;
+    }
+    return new Response(body, init);
+  } finally {
+    await pieces.return?.();
   }
-  if (at !== body.length) throw shortContent(range, at);
-  return body;
 }
 
 function shortContent(range: ByteRange, got: number): Error {

@@ -109,6 +109,14 @@ export function sign(crypto: CryptoProvider, key: Bytes, text: string): string {
   return toHex(crypto.hmacSha256(key, utf8(text)));
 }
 
+/** Equality of two signatures in time that depends on their lengths alone. */
+export function sameSecret(a: string, b: string): boolean {
+  if (a.length !== b.length) return false;
+  let difference = 0;
+  for (let i = 0; i < a.length; i++) difference |= a.charCodeAt(i) ^ b.charCodeAt(i);
+  return difference === 0;
+}
+
 /** Milliseconds of `20130524T000000Z`; undefined when it is not such a date. */
 export function parseAmzDate(text: string): number | undefined {
   const match = /^(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z$/.exec(text);

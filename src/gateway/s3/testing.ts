@@ -4,9 +4,6 @@
  *
  * Listing sorts everything each time; content is kept as one array per object.
  */
-import { Buffer } from "node:buffer";
-import { createHash, createHmac, randomBytes } from "node:crypto";
-import { crc32 } from "node:zlib";
 import {
   type Bytes,
   compareBytes,
@@ -26,7 +23,8 @@ import {
   type UploadId,
   type WorkloadId,
 } from "../../common/ids.ts";
-import type { Checksum, CryptoProvider, Hash, HashAlgorithm } from "../../crypto/provider.ts";
+import { nodeProvider } from "../../crypto/node_provider.ts";
+import type { CryptoProvider } from "../../crypto/provider.ts";
 import {
   type CompletedPart,
   type ContentDigests,
@@ -714,82 +712,7 @@ export function tableResolver(
   };
 }
 
-/** What the gateway calls of a crypto provider, from Node's primitives and plain tables. */
+/** The provider that needs no native library, so that a test opens nothing. */
 export function testCrypto(): CryptoProvider {
-  const absent = (): never => {
-    throw new KisekiError("common.not_implemented", "not part of the gateway's crypto");
-  };
-  const hash = (algorithm: HashAlgorithm): Hash => {
-    const inner = createHash(algorithm);
-    return {
-      update: (bytes) => void inner.update(bytes),
-      updateAsync: async (bytes) => void inner.update(bytes),
-      digest: () => new Uint8Array(inner.digest()),
-      release: () => {},
-    };
-  };
-  const digest = (algorithm: HashAlgorithm, bytes: Bytes): Bytes =>
-    new Uint8Array(createHash(algorithm).update(bytes).digest());
-  return {
-    report: { name: "webcrypto", version: "test", path: "", fips: false, passedOver: [] },
-    random: (out) => out.set(randomBytes(out.length)),
-    aead: absent,
-    hash,
-    digest,
-    digestAsync: async (algorithm, bytes) => digest(algorithm, bytes),
-    hmacSha256: (key, bytes) => new Uint8Array(createHmac("sha256", key).update(bytes).digest()),
-    hkdfSha256: absent,
-    wrapKey: absent,
-    unwrapKey: absent,
-    wrapKeyPadded: absent,
-    unwrapKeyPadded: absent,
-    checksum: (algorithm) =>
-      algorithm === "crc32"
-        ? crc32Checksum()
-        : algorithm === "crc32c"
-        ? tableChecksum(0x82f63b78n, 4)
-        : tableChecksum(0x9a6c9329ac4bc9b5n, 8),
-    crc32c: absent,
-  };
-}
-
-function crc32Checksum(): Checksum {
-  let value = 0;
-  return {
-    update: (bytes) => void (value = crc32(Buffer.from(bytes), value)),
-    digest: () => {
-      const out = new Uint8Array(4);
-      new DataView(out.buffer).setUint32(0, value >>> 0);
-      return out;
-    },
-  };
-}
-
-/** Reflected CRC with all ones before and after, bit by bit through a table of 256 values. */
-function tableChecksum(polynomial: bigint, size: number): Checksum {
-  const mask = (1n << BigInt(size * 8)) - 1n;
-  const table = Array.from({ length: 256 }, (_, i) => {
-    let value = BigInt(i);
-    for (let k = 0; k < 8; k++) {
-      value = (value & 1n) === 1n ? (value >> 1n) ^ polynomial : value >> 1n;
-    }
-    return value;
-  });
-  let state = mask;
-  return {
-    update(bytes) {
-      for (const byte of bytes) {
-        state = (table[Number(state & 0xffn) ^ byte] ?? 0n) ^ (state >> 8n);
-      }
-    },
-    digest() {
-      const out = new Uint8Array(size);
-      let rest = state ^ mask;
-      for (let i = size - 1; i >= 0; i--) {
-        out[i] = Number(rest & 0xffn);
-        rest >>= 8n;
-      }
-      return out;
-    },
-  };
+  return nodeProvider(undefined);
 }
