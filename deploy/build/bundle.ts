@@ -14,6 +14,10 @@ import type { PackagedFile } from "./payload.ts";
 /** Root of the repository, with a slash at its end. */
 export const ROOT: string = new URL("../../", import.meta.url).pathname;
 
+/** The bundler leaves `require("node:...")` of CommonJS packages to a `require` in scope. */
+const REQUIRE_FOR_COMMONJS = 'import{createRequire as kisekiCreateRequire}from"node:module";' +
+  'const require=kisekiCreateRequire("file:///");\n';
+
 /** Runs a command in the repository and fails with its output when it fails. */
 export async function mustRun(
   command: string,
@@ -80,7 +84,8 @@ export async function bundlePrograms(
       `--output=${output}`,
       source,
     ]);
-    files.push({ name, bytes: Deno.readFileSync(output) });
+    const text = REQUIRE_FOR_COMMONJS + Deno.readTextFileSync(output);
+    files.push({ name, bytes: new TextEncoder().encode(text) });
   }
   return files;
 }

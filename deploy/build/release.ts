@@ -24,10 +24,11 @@ interface Component {
   readonly hashes?: readonly { readonly alg: "SHA-256" | "SHA-512"; readonly content: string }[];
 }
 
-/** Licences of native parts; AWS-LC: its LICENSE file, ISA-L: Debian's copyright file. */
+/** Licences of native parts, as their crates' manifests and Debian's copyright file name them. */
 const NATIVE_LICENCES: Readonly<Record<string, string>> = {
-  "libcrypto.so": "Apache-2.0 OR ISC",
-  "libcrypto-fips.so": "Apache-2.0 OR ISC",
+  "libcrypto.so":
+    "ISC AND (Apache-2.0 OR ISC) AND Apache-2.0 AND MIT AND BSD-3-Clause AND (Apache-2.0 OR ISC OR MIT) AND (Apache-2.0 OR ISC OR MIT-0)",
+  "libcrypto-fips.so": "ISC AND (Apache-2.0 OR ISC) AND OpenSSL",
   "libisal.so.2": "BSD-3-Clause",
 };
 
@@ -137,7 +138,7 @@ async function nativeComponents(): Promise<Component[]> {
 
 async function compress(): Promise<string> {
   try {
-    await mustRun("zstd", ["-q", "-f", "-T0", "-19", "dist/kiseki", "-o", "dist/kiseki.zst"]);
+    await mustRun("zstd", ["-q", "-f", "-T0", "-12", "dist/kiseki", "-o", "dist/kiseki.zst"]);
     return "kiseki.zst";
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw error;
