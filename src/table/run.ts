@@ -149,7 +149,7 @@ export class Run {
   /** The value; null for a tombstone, undefined when the key is not in this run. */
   get(key: Bytes, hash: KeyHash): Bytes | null | undefined {
     if (this.index.blocks === 0 || !this.bloom.mayContain(hash)) return undefined;
-    return asCorrupt(this.#name, () => {
+    try {
       const finder = this.#finder;
       finder.load(this.cachedBlock(this.index.find(key)));
       if (!finder.find(key)) return undefined;
@@ -157,7 +157,9 @@ export class Run {
       if (finder.kind === RowKind.value) return value;
       if (finder.kind === RowKind.tombstone) return null;
       return this.readOverflow(value);
-    });
+    } catch (error) {
+      throw corruptRun(this.#name, error);
+    }
   }
 
   /** A cursor over all rows. It shares the cache, or reads on its own, in sequence. */
@@ -299,18 +301,20 @@ function readParts(
   return { index, bloom };
 }
 
-/** What does not decode or does not open is a corrupt table. */
 function asCorrupt<T>(path: string, read: () => T): T {
   try {
     return read();
-  } catch (cause) {
-    if (
-      isKisekiError(cause, "common.corrupt_format") || isKisekiError(cause, "crypto.open_failed")
-    ) {
-      throw new KisekiError("table.corrupt", `run ${path}: ${cause.message}`, { cause });
-    }
-    throw cause;
+  } catch (error) {
+    throw corruptRun(path, error);
   }
+}
+
+/** What does not decode or does not open is a corrupt table; other errors stay what they are. */
+function corruptRun(path: string, cause: unknown): unknown {
+  if (isKisekiError(cause, "common.corrupt_format") || isKisekiError(cause, "crypto.open_failed")) {
+    return new KisekiError("table.corrupt", `run ${path}: ${cause.message}`, { cause });
+  }
+  return cause;
 }
 
 class RunCursor extends RowCursor {
