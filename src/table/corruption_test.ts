@@ -12,7 +12,7 @@ import { chooseProvider } from "../crypto/provider_choice.ts";
 import { WRAPPED_DEK_SIZE } from "../crypto/sealer.ts";
 import { inlineRunner } from "./inline_runner.ts";
 import { openTable } from "./open_table.ts";
-import { RUN_HEADER_BYTES, WRAPPED_KEY_OFFSET } from "./run_format.ts";
+import { RUN_FOOTER_BYTES, RUN_HEADER_BYTES, WRAPPED_KEY_OFFSET } from "./run_format.ts";
 import { BlockSealer } from "./sealed_block.ts";
 import type { Table } from "./table.ts";
 import { FaultyFiles, testTenantKeys } from "./testing.ts";
@@ -130,7 +130,8 @@ Deno.test("every byte of a run but the wrapped key is refused once it is changed
   const { files, rows, newest: name } = await made();
   const original = contentOf(files, name);
   const step = Math.max(1, Math.floor(original.length / testRounds(4000)));
-  for (let at = 0; at < original.length; at += at < RUN_HEADER_BYTES ? 1 : step) {
+  const clear = (at: number) => at < RUN_HEADER_BYTES || at >= original.length - RUN_FOOTER_BYTES;
+  for (let at = 0; at < original.length; at += clear(at) || clear(at + step) ? 1 : step) {
     if (at >= WRAPPED_KEY_OFFSET && at < WRAPPED_KEY_OFFSET + WRAPPED_DEK_SIZE) continue;
     const copy = files.copy();
     const bytes = original.slice();
