@@ -134,6 +134,11 @@ export class RowBlockReader {
   /** Bytes that the restart found last is known to share with the key looked for. */
   #known = 0;
 
+  /** Leading bytes of the key that the current row takes from the row before it. */
+  get shared(): number {
+    return this.#shared;
+  }
+
   /** Takes up a block; no row is current. */
   load(block: Bytes): void {
     const length = block.length;

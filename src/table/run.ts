@@ -354,6 +354,7 @@ class RunCursor extends RowCursor {
   override next(): void {
     if (this.#reader.row + 1 < this.#reader.rows) {
       this.#reader.next();
+      this.unchanged = this.#reader.shared;
       this.#show();
     } else {
       this.#run.guard(() => this.#nextBlock());
