@@ -292,3 +292,40 @@ Deno.test("leftovers of a crash are removed at open, other files are not touched
   await opened((table) => assert.deepEqual(names(table), ["a"]), {}, files);
   assert.deepEqual(files.list().sort(), [...kept, "manifest", "notes.txt"].sort());
 });
+
+Deno.test("raw keys handed to a job are zero after it, however it ended", async () => {
+  const seen: Bytes[] = [];
+  const keys = testTenantKeys(provider);
+  const watched: TenantKeys = {
+    ...keys,
+    generateDataKey() {
+      const key = keys.generateDataKey();
+      return {
+        ...key,
+        exportKey() {
+          const raw = key.exportKey();
+          assert.ok(raw.some((byte) => byte !== 0));
+          seen.push(raw);
+          return raw;
+        },
+      };
+    },
+  };
+  await opened(async (table, files) => {
+    for (let i = 0; i < 4; i++) {
+      put(table, numbered(0, 600, `${i}`));
+      await table.fold();
+    }
+    put(table, { a: "1" });
+    files.fault = () => "before";
+    await assert.rejects(table.fold());
+    files.fault = () => "none";
+    const merging = table.compact();
+    await new Promise<void>((resolve) => setImmediate(resolve));
+    const closing = table.close();
+    await merging.catch((error) => assert.ok(isKisekiError(error, "common.cancelled")));
+    await closing;
+  }, { keys: watched });
+  assert.ok(seen.length >= 6);
+  for (const raw of seen) assert.ok(raw.every((byte) => byte === 0));
+});
