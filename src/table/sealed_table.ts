@@ -18,7 +18,7 @@ import type { ClockBlockCache } from "./block_cache.ts";
 import { KeyHash } from "./bloom_filter.ts";
 import { planCompaction } from "./compaction_plan.ts";
 import { compareRanges } from "./key_order.ts";
-import { type Manifest, ManifestSealer, MAX_OWNER_STATE_BYTES } from "./manifest.ts";
+import { type Manifest, ManifestSealer, MAX_OWNER_STATE_BYTES, MAX_RUNS } from "./manifest.ts";
 import { MemoryTable } from "./memory_table.ts";
 import { MergeCursor, type RowCursor, RowKind } from "./row_cursor.ts";
 import { Run, type RunDescription } from "./run.ts";
@@ -267,6 +267,11 @@ export class SealedTable implements Table {
     const frozen = this.#frozen;
     let made: HeldRun | undefined;
     if (frozen.memory.rows > 0) {
+      if (this.#runs.length >= MAX_RUNS) {
+        throw new KisekiError("common.limit_exceeded", `${MAX_RUNS} runs wait to be merged`, {
+          retriable: true,
+        });
+      }
       const dropTombstones = this.#runs.length === 0;
       made = await this.#makeRun(0, (target) => ({
         kind: "fold",
