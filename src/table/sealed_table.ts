@@ -88,7 +88,7 @@ export class SealedTable implements Table {
   readonly #hash = new KeyHash();
   readonly #aborter = new AbortController();
 
-  #active = new MemoryTable();
+  #active: MemoryTable;
   #frozen: FrozenTable | undefined;
   #runs: readonly HeldRun[];
   #applied: TableState;
@@ -118,6 +118,7 @@ export class SealedTable implements Table {
     this.#runner = opened.runner;
     this.#cache = opened.cache;
     this.#foldBytes = opened.foldBytes;
+    this.#active = new MemoryTable(opened.cache.segments);
     this.#runs = opened.runs.map((run) => ({ ...run, pins: 0, dropped: false }));
     this.#applied = opened.manifest.state;
     this.#durable = opened.manifest.state;
@@ -261,7 +262,7 @@ export class SealedTable implements Table {
   async #foldOnce(): Promise<void> {
     if (this.#frozen === undefined) {
       this.#frozen = { memory: this.#active, state: this.#applied };
-      this.#active = new MemoryTable();
+      this.#active = new MemoryTable(this.#cache.segments);
       this.#structure++;
     }
     const frozen = this.#frozen;
@@ -284,7 +285,10 @@ export class SealedTable implements Table {
       frozen.state,
       (runs) => made === undefined ? runs : [made, ...runs],
       made,
-      () => this.#frozen = undefined,
+      () => {
+        this.#frozen = undefined;
+        frozen.memory.recycle();
+      },
     );
   }
 

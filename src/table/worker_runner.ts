@@ -100,11 +100,18 @@ export function workerRunner(
       };
       signal.addEventListener("abort", cancel, { once: true });
       const request: WorkerRequest = { type: "job", id, directory: files.path, job };
-      target.postMessage(request, rawKeysOf(job).map((key) => key.buffer as ArrayBuffer));
+      target.postMessage(request, movedBuffers(job));
       return result.finally(() => signal.removeEventListener("abort", cancel));
     },
     close() {
       fail("it was closed");
     },
   };
+}
+
+/** What is moved instead of copied: raw keys, and the order of a frozen table's rows. */
+function movedBuffers(job: TableJob): Transferable[] {
+  const moved: Transferable[] = rawKeysOf(job).map((key) => key.buffer as ArrayBuffer);
+  if (job.kind === "fold") moved.push(job.rows.references);
+  return moved;
 }
