@@ -253,9 +253,10 @@ export class SealedTable implements Table {
     this.#aborter.abort();
     await Promise.allSettled([this.#folding, this.#compacting]);
     await Promise.allSettled([this.#committing]);
-    await Promise.allSettled([this.#removing]);
+    const [removed] = await Promise.allSettled([this.#removing]);
     for (const held of this.#runs) closeRun(held);
     this.#manifestSealer.release();
+    if (removed.status === "rejected") throw removed.reason;
   }
 
   /** One fold: of what an earlier attempt left frozen, or of the active memory table. */
@@ -429,11 +430,13 @@ export class SealedTable implements Table {
       try {
         await this.#runner.run(this.#files, { kind: "remove", names }, NEVER_ABORTED);
       } catch (error) {
-        if (!isKisekiError(error)) throw error;
         this.#doubtful.push(...names);
+        if (!isKisekiError(error)) throw error;
       }
     };
     this.#removing = this.#removing.then(run, run);
+    // A defect, not a failing disk: `close` throws it.
+    this.#removing.catch(() => undefined);
   }
 
   *#scan(
