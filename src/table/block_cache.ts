@@ -7,6 +7,7 @@
  * Invariants: `usedBytes` is at most `capacityBytes`; a block in the ring is in its owner's slot.
  */
 import type { Bytes } from "../common/bytes.ts";
+import { SegmentPool } from "./segment_pool.ts";
 import type { BlockCache } from "./table.ts";
 
 /** Default capacity. */
@@ -22,6 +23,8 @@ export interface CachedBlock {
 
 export class ClockBlockCache implements BlockCache {
   readonly capacityBytes: number;
+  /** Spare memory of the same tables' memory tables, bounded on its own. */
+  readonly segments: SegmentPool = new SegmentPool();
   #usedBytes = 0;
   #hits = 0;
   #misses = 0;

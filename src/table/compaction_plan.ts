@@ -3,7 +3,9 @@
  *
  * Tier 0 holds folds; four runs of a tier become one of the next. A result that is still small for
  * the next tier stays where it is, so that many small folds of an idle table do not climb. Every
- * byte is written once a tier: about 4 to 5 times in a table of a hundred folds.
+ * byte is written once a tier: about 4 to 5 times in a table of a hundred folds. Where the tiers are
+ * in order but tombstones are a third of all rows, everything is merged with the oldest run, which
+ * drops them: at most some four rows rewritten for each deletion.
  *
  * Invariants: merged runs are neighbours in age; tiers never fall from newest to oldest.
  */
@@ -13,6 +15,8 @@ export const FAN_OUT = 4;
 /** Most runs that one merge reads. */
 const MAX_INPUTS = 16;
 const MAX_TIER = 32;
+/** From so many on, tombstones that are a third of all rows are merged away: scans step over each. */
+const MANY_TOMBSTONES = 1000;
 
 export interface CompactionPlan {
   /** Place of the newest input in the list of runs, and how many there are. */
@@ -53,5 +57,21 @@ export function planCompaction(
     }
     start = end;
   }
-  return undefined;
+  return planTombstones(runs);
+}
+
+function planTombstones(runs: readonly RunDescription[]): CompactionPlan | undefined {
+  const start = Math.max(0, runs.length - MAX_INPUTS);
+  const inputs = runs.slice(start);
+  let rows = 0;
+  let tombstones = 0;
+  for (const run of inputs) {
+    rows += run.rows;
+    tombstones += run.tombstones;
+  }
+  const oldest = inputs[inputs.length - 1];
+  if (oldest === undefined || tombstones < MANY_TOMBSTONES || tombstones * 3 < rows) {
+    return undefined;
+  }
+  return { start, count: inputs.length, tier: oldest.tier, dropTombstones: true };
 }

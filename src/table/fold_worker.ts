@@ -1,5 +1,8 @@
 /**
  * The Worker of `worker_runner.ts`: does jobs of many tables, a slice of each at a time.
+ *
+ * Invariant: one merge at a time, whatever the number of tables, so that folds and commits get at
+ * least half of this thread and memory stays bounded; merges wait in the order of their coming.
  */
 import { errorToRecord, KisekiError } from "../common/errors.ts";
 import type { CryptoProvider } from "../crypto/provider.ts";
@@ -21,6 +24,7 @@ interface WorkerScope {
 const scope = globalThis as unknown as WorkerScope;
 const running = new Map<number, AbortController>();
 let provider: CryptoProvider | undefined;
+let merging: Promise<unknown> = Promise.resolve();
 
 scope.onmessage = ({ data: request }) => {
   switch (request.type) {
@@ -43,14 +47,27 @@ async function answer(id: number, directory: string, job: TableJob): Promise<voi
     if (provider === undefined) {
       throw new KisekiError("common.internal", "a table worker was given work before its start");
     }
-    const files = directoryFiles(directory);
-    const result = await runInSlices(provider, files, job, aborter.signal, SLICE_MS);
+    const result = await run(provider, directory, job, aborter.signal);
     scope.postMessage({ id, ok: true, result }, residentBuffers(result));
   } catch (error) {
     scope.postMessage({ id, ok: false, error: errorToRecord(error) }, []);
   } finally {
     running.delete(id);
   }
+}
+
+function run(
+  sealing: CryptoProvider,
+  directory: string,
+  job: TableJob,
+  signal: AbortSignal,
+): Promise<JobResult> {
+  const files = directoryFiles(directory);
+  const start = () => runInSlices(sealing, files, job, signal, SLICE_MS);
+  if (job.kind !== "merge") return start();
+  const merge = merging.then(start, start);
+  merging = merge;
+  return merge;
 }
 
 /** Index and Bloom filter move to the table; they are not copied. */

@@ -7,7 +7,7 @@
 import { setImmediate } from "node:timers";
 import type { CryptoProvider } from "../crypto/provider.ts";
 import { KisekiError } from "../common/errors.ts";
-import { type JobResult, type JobRunner, jobSteps, type TableJob } from "./run_jobs.ts";
+import { type JobResult, type JobRunner, jobSteps, rawKeysOf, type TableJob } from "./run_jobs.ts";
 import type { TableFiles } from "./table_files.ts";
 
 /**
@@ -43,5 +43,6 @@ export async function runInSlices(
     }
   } finally {
     steps.return(undefined);
+    for (const key of rawKeysOf(job)) key.fill(0);
   }
 }

@@ -15,25 +15,25 @@ import { EMPTY_BYTES } from "../common/bytes.ts";
 import { KisekiError } from "../common/errors.ts";
 import { copyBytes } from "./key_order.ts";
 import { RowCursor, RowKind } from "./row_cursor.ts";
+import { SEGMENT_SIZES, SegmentPool } from "./segment_pool.ts";
 
 const OFFSET_BITS = 21;
 const OFFSET_MASK = (1 << OFFSET_BITS) - 1;
 const MAX_SEGMENTS = 1 << (32 - OFFSET_BITS);
-const FIRST_SEGMENT_BYTES = 64 * 1024;
-const SEGMENT_BYTES = 1 << 20;
 const ENTRY_HEADER_BYTES = 6;
 const LEAF_ROWS = 256;
 
-/** A frozen table as plain data, for a hop to a Worker: nothing is copied. */
+/** A frozen table as plain data, for a hop to a Worker: segments are shared, not copied. */
 export interface FrozenRows {
   readonly segments: readonly SharedArrayBuffer[];
-  /** References in key order. */
-  readonly references: SharedArrayBuffer;
+  /** References in key order, 32 bits each. */
+  readonly references: ArrayBuffer;
   readonly rows: number;
 }
 
 export class MemoryTable {
-  readonly #segments: Uint8Array[] = [];
+  readonly #pool: SegmentPool;
+  #segments: Uint8Array[] = [];
   readonly #leaves: Uint32Array[] = [];
   readonly #counts: number[] = [];
   #used = 0;
@@ -43,6 +43,11 @@ export class MemoryTable {
   #leaf = 0;
   #slot = 0;
   #shared = 0;
+
+  /** @param pool Where segments come from and go to. */
+  constructor(pool: SegmentPool = new SegmentPool(0)) {
+    this.#pool = pool;
+  }
 
   /** Rows, tombstones included. */
   get rows(): number {
@@ -89,7 +94,7 @@ export class MemoryTable {
 
   /** The rows in order as plain data. The table must not be changed afterwards. */
   freeze(): FrozenRows {
-    const references = new Uint32Array(new SharedArrayBuffer(4 * this.#rows));
+    const references = new Uint32Array(this.#rows);
     let at = 0;
     this.#leaves.forEach((leaf, i) => {
       const count = this.#counts[i] as number;
@@ -101,6 +106,16 @@ export class MemoryTable {
       references: references.buffer,
       rows: this.#rows,
     };
+  }
+
+  /** Gives the segments back to the pool. Neither the table nor views of it may be used again. */
+  recycle(): void {
+    this.#pool.give(this.#segments);
+    this.#segments = [];
+    this.#leaves.length = 0;
+    this.#counts.length = 0;
+    this.#rows = 0;
+    this.#bytes = 0;
   }
 
   /** Finds the place of the first row with at least `key`; true when it has that very key. */
@@ -197,10 +212,8 @@ export class MemoryTable {
           { retriable: true },
         );
       }
-      const usual = this.#segments.length < 4
-        ? FIRST_SEGMENT_BYTES << this.#segments.length
-        : SEGMENT_BYTES;
-      segment = new Uint8Array(new SharedArrayBuffer(Math.max(usual, size)));
+      const step = Math.min(this.#segments.length, SEGMENT_SIZES.length - 1);
+      segment = this.#pool.take(Math.max(SEGMENT_SIZES[step] as number, size));
       this.#segments.push(segment);
       this.#used = 0;
     }

@@ -131,6 +131,13 @@ export class RowBlockReader {
   #next = 0;
   #shared = 0;
   #restStart = 0;
+  /** Bytes that the restart found last is known to share with the key looked for. */
+  #known = 0;
+
+  /** Leading bytes of the key that the current row takes from the row before it. */
+  get shared(): number {
+    return this.#shared;
+  }
 
   /** Takes up a block; no row is current. */
   load(block: Bytes): void {
@@ -187,7 +194,9 @@ export class RowBlockReader {
     this.#next = this.#restart(restart);
     this.row = restart << RESTART_INTERVAL_LOG2;
     this.#decode();
+    // The restart row shares nothing with a row before it: `known` bytes are compared already.
     let matched = 0;
+    let known = this.#known;
     while (true) {
       const shared = this.#shared;
       if (shared < matched) return false;
@@ -196,7 +205,8 @@ export class RowBlockReader {
         const block = this.block;
         const start = this.#restStart - shared;
         const n = length < key.length ? length : key.length;
-        let i = shared;
+        let i = shared > known ? shared : known;
+        known = 0;
         while (i < n && block[start + i] === key[i]) i++;
         if (i === n) {
           if (length === key.length) return true;
@@ -221,23 +231,33 @@ export class RowBlockReader {
     return (block[base + i] as number) < (key[i] as number) ? i : -1;
   }
 
-  /** The last restart whose key is at most `key`, or the first. */
+  /** The last restart whose key is at most `key`, or the first; sets `#known`. */
   #restartBelow(key: Bytes): number {
+    const block = this.block;
     let low = 0;
     let high = ((this.rows + RESTART_INTERVAL - 1) >> RESTART_INTERVAL_LOG2) - 1;
+    let sharedLow = 0;
+    let sharedHigh = 0;
     while (low < high) {
       const middle = (low + high + 1) >> 1;
       this.#next = this.#restart(middle);
       this.#decode();
+      const start = this.#restStart;
       const n = this.keyLength < key.length ? this.keyLength : key.length;
-      let i = 0;
-      while (i < n && this.block[this.#restStart + i] === key[i]) i++;
+      let i = sharedLow < sharedHigh ? sharedLow : sharedHigh;
+      while (i < n && block[start + i] === key[i]) i++;
       const above = i === n
         ? this.keyLength > key.length
-        : (this.block[this.#restStart + i] as number) > (key[i] as number);
-      if (above) high = middle - 1;
-      else low = middle;
+        : (block[start + i] as number) > (key[i] as number);
+      if (above) {
+        high = middle - 1;
+        sharedHigh = i;
+      } else {
+        low = middle;
+        sharedLow = i;
+      }
     }
+    this.#known = sharedLow;
     return low;
   }
 

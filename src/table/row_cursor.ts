@@ -6,7 +6,7 @@
  */
 import type { Bytes } from "../common/bytes.ts";
 import { EMPTY_BYTES } from "../common/bytes.ts";
-import { compareRanges } from "./key_order.ts";
+import { commonPrefixLength, compareRanges } from "./key_order.ts";
 
 /** What a row holds. The numbers are part of the block format. */
 export const RowKind = {
@@ -27,6 +27,8 @@ export abstract class RowCursor {
   valueBuffer: Bytes = EMPTY_BYTES;
   valueStart = 0;
   valueEnd = 0;
+  /** After `next`: leading bytes of the key that are those of the row before; 0 when not known. */
+  unchanged = 0;
 
   /** Moves to the first row with a key of at least `key`. */
   abstract seek(key: Bytes): void;
@@ -38,16 +40,22 @@ export abstract class RowCursor {
   abstract value(): Bytes;
 }
 
+/** The prefix that all keys share is measured anew after so many steps: it may have grown. */
+const STEPS_PER_MEASURE = 64;
+
 /**
  * Cursors merged in key order: of rows with equal keys the newest alone is seen.
  *
  * `order` is kept sorted by (key, age), so a step costs two comparisons when the same cursor wins
- * again, whatever the number of cursors.
+ * again, whatever the number of cursors. All current keys are known to share `shared` leading
+ * bytes, which comparisons leave out: keys of a table have long prefixes in common.
  */
 export class MergeCursor {
   readonly #order: RowCursor[] = [];
   readonly #age = new Map<RowCursor, number>();
   readonly #reverse: boolean;
+  #shared = 0;
+  #steps = 0;
 
   /** @param cursors Newest first, already positioned. */
   constructor(cursors: readonly RowCursor[], reverse: boolean) {
@@ -58,6 +66,7 @@ export class MergeCursor {
       this.#order.unshift(cursor);
       this.#sift(0);
     });
+    this.#measure();
   }
 
   /** The newest row of the least key (greatest in reverse); undefined at the end. */
@@ -72,27 +81,64 @@ export class MergeCursor {
     if (top === undefined) return;
     while (true) {
       const second = order[1];
-      if (
-        second === undefined ||
-        compareRanges(
-            top.keyBuffer,
-            top.keyStart,
-            top.keyEnd,
-            second.keyBuffer,
-            second.keyStart,
-            second.keyEnd,
-          ) !== 0
-      ) break;
+      if (second === undefined || this.#compare(top, second) !== 0) break;
       this.#step(1, second);
     }
     this.#step(0, top);
+    if (++this.#steps >= STEPS_PER_MEASURE) this.#measure();
   }
 
   #step(at: number, cursor: RowCursor): void {
+    cursor.unchanged = 0;
     if (this.#reverse) cursor.previous();
     else cursor.next();
-    if (cursor.done) this.#order.splice(at, 1);
-    else this.#sift(at);
+    if (cursor.done) {
+      this.#order.splice(at, 1);
+      return;
+    }
+    if (cursor.unchanged < this.#shared) this.#check(cursor);
+    this.#sift(at);
+  }
+
+  /** Cuts `shared` to what a cursor that moved still shares with another. */
+  #check(cursor: RowCursor): void {
+    const order = this.#order;
+    const other = order[0] === cursor ? order[1] : order[0];
+    if (other === undefined) return;
+    const end = Math.min(this.#shared, cursor.keyEnd - cursor.keyStart);
+    const a = cursor.keyBuffer;
+    const b = other.keyBuffer;
+    let i = cursor.unchanged;
+    while (i < end && a[cursor.keyStart + i] === b[other.keyStart + i]) i++;
+    this.#shared = i;
+  }
+
+  /** What the first and the last key share, all between them share. */
+  #measure(): void {
+    this.#steps = 0;
+    const first = this.#order[0];
+    const last = this.#order[this.#order.length - 1];
+    if (first === undefined || last === undefined) return;
+    this.#shared = commonPrefixLength(
+      first.keyBuffer,
+      first.keyStart,
+      first.keyEnd,
+      last.keyBuffer,
+      last.keyStart,
+      last.keyEnd,
+    );
+  }
+
+  #compare(a: RowCursor, b: RowCursor): number {
+    const shared = this.#shared;
+    return compareRanges(
+      a.keyBuffer,
+      a.keyStart + shared,
+      a.keyEnd,
+      b.keyBuffer,
+      b.keyStart + shared,
+      b.keyEnd,
+    );
   }
 
   /** Moves the cursor at `at` back to its place. */
@@ -102,14 +148,7 @@ export class MergeCursor {
     let i = at;
     while (i + 1 < order.length) {
       const other = order[i + 1] as RowCursor;
-      let d = compareRanges(
-        cursor.keyBuffer,
-        cursor.keyStart,
-        cursor.keyEnd,
-        other.keyBuffer,
-        other.keyStart,
-        other.keyEnd,
-      );
+      let d = this.#compare(cursor, other);
       if (this.#reverse) d = -d;
       if (d === 0) d = (this.#age.get(cursor) ?? 0) - (this.#age.get(other) ?? 0);
       if (d < 0) break;

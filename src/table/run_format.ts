@@ -124,7 +124,9 @@ export function decodeRunFooter(bytes: Bytes): { footer: RunFooter; rootHash: By
     indexOffset: reader.int(),
     bloomOffset: reader.int(),
   };
-  reader.raw(RUN_FOOTER_BYTES - ROOT_HASH_BYTES - 80);
+  if (reader.raw(RUN_FOOTER_BYTES - ROOT_HASH_BYTES - 80).some((byte) => byte !== 0)) {
+    throw reader.corrupt("reserved bytes in use");
+  }
   const rootHash = reader.raw(ROOT_HASH_BYTES).slice();
   reader.end();
   return { footer, rootHash };
@@ -276,19 +278,27 @@ export class RunIndex {
     if (key.length < p) return 0;
     const keys = this.#keys;
     const ends = this.#ends;
+    const rest = key.length - p;
     let low = 0;
     let high = this.blocks - 1;
+    // What the separators at both ends are known to share with the key, and all between them too.
+    let sharedLow = 0;
+    let sharedHigh = 0;
     while (low < high) {
       const middle = (low + high + 1) >> 1;
       const start = ends[middle - 1] as number;
       const length = (ends[middle] as number) - start;
-      const rest = key.length - p;
       const m = length < rest ? length : rest;
-      let i = 0;
+      let i = sharedLow < sharedHigh ? sharedLow : sharedHigh;
       while (i < m && keys[start + i] === key[p + i]) i++;
       const above = i === m ? length > rest : (keys[start + i] as number) > (key[p + i] as number);
-      if (above) high = middle - 1;
-      else low = middle;
+      if (above) {
+        high = middle - 1;
+        sharedHigh = i;
+      } else {
+        low = middle;
+        sharedLow = i;
+      }
     }
     return low;
   }

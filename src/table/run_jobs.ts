@@ -3,7 +3,8 @@
  * committing a manifest, removing files. Each job is plain data, so that it can hop to a Worker.
  *
  * Jobs are generators that yield every few hundred rows: whoever drives them decides how long the
- * event loop waits. Keys come as raw bytes, are used for this job alone and zeroed after it.
+ * event loop waits. Keys come as raw bytes and are used for this job alone; who drives the steps
+ * zeroes them at the end, however it ended.
  */
 import type { Bytes } from "../common/bytes.ts";
 import type { CryptoProvider } from "../crypto/provider.ts";
@@ -81,6 +82,13 @@ export interface JobRunner {
 
 const ROWS_PER_STEP = 256;
 
+/** The raw keys of a job: to be transferred, and zeroed after it. */
+export function rawKeysOf(job: TableJob): Bytes[] {
+  if (job.kind !== "fold" && job.kind !== "merge") return [];
+  const inputs = job.kind === "merge" ? job.inputs.map((input) => input.rawKey.key) : [];
+  return [job.target.rawKey.key, ...inputs];
+}
+
 /** A job as steps. */
 export function* jobSteps(
   provider: CryptoProvider,
@@ -88,21 +96,11 @@ export function* jobSteps(
   job: TableJob,
 ): Generator<void, JobResult> {
   switch (job.kind) {
-    case "fold":
-      try {
-        const cursor = frozenCursor(job.rows);
-        cursor.seek(new Uint8Array(0));
-        return yield* write(
-          provider,
-          files,
-          job.target,
-          [cursor],
-          job.rows.rows,
-          job.dropTombstones,
-        );
-      } finally {
-        job.target.rawKey.key.fill(0);
-      }
+    case "fold": {
+      const cursor = frozenCursor(job.rows);
+      cursor.seek(new Uint8Array(0));
+      return yield* write(provider, files, job.target, [cursor], job.rows.rows, job.dropTombstones);
+    }
     case "merge":
       return yield* merge(provider, files, job);
     case "commit":
@@ -146,8 +144,6 @@ function* merge(
     return yield* write(provider, files, job.target, cursors, rows, job.dropTombstones);
   } finally {
     for (const run of inputs) run.close();
-    for (const { rawKey } of job.inputs) rawKey.key.fill(0);
-    job.target.rawKey.key.fill(0);
   }
 }
 

@@ -18,7 +18,7 @@ import type { ClockBlockCache } from "./block_cache.ts";
 import { KeyHash } from "./bloom_filter.ts";
 import { planCompaction } from "./compaction_plan.ts";
 import { compareRanges } from "./key_order.ts";
-import { type Manifest, ManifestSealer, MAX_OWNER_STATE_BYTES } from "./manifest.ts";
+import { type Manifest, ManifestSealer, MAX_OWNER_STATE_BYTES, MAX_RUNS } from "./manifest.ts";
 import { MemoryTable } from "./memory_table.ts";
 import { MergeCursor, type RowCursor, RowKind } from "./row_cursor.ts";
 import { Run, type RunDescription } from "./run.ts";
@@ -88,7 +88,7 @@ export class SealedTable implements Table {
   readonly #hash = new KeyHash();
   readonly #aborter = new AbortController();
 
-  #active = new MemoryTable();
+  #active: MemoryTable;
   #frozen: FrozenTable | undefined;
   #runs: readonly HeldRun[];
   #applied: TableState;
@@ -118,6 +118,7 @@ export class SealedTable implements Table {
     this.#runner = opened.runner;
     this.#cache = opened.cache;
     this.#foldBytes = opened.foldBytes;
+    this.#active = new MemoryTable(opened.cache.segments);
     this.#runs = opened.runs.map((run) => ({ ...run, pins: 0, dropped: false }));
     this.#applied = opened.manifest.state;
     this.#durable = opened.manifest.state;
@@ -252,21 +253,27 @@ export class SealedTable implements Table {
     this.#aborter.abort();
     await Promise.allSettled([this.#folding, this.#compacting]);
     await Promise.allSettled([this.#committing]);
-    await Promise.allSettled([this.#removing]);
+    const [removed] = await Promise.allSettled([this.#removing]);
     for (const held of this.#runs) closeRun(held);
     this.#manifestSealer.release();
+    if (removed.status === "rejected") throw removed.reason;
   }
 
   /** One fold: of what an earlier attempt left frozen, or of the active memory table. */
   async #foldOnce(): Promise<void> {
     if (this.#frozen === undefined) {
       this.#frozen = { memory: this.#active, state: this.#applied };
-      this.#active = new MemoryTable();
+      this.#active = new MemoryTable(this.#cache.segments);
       this.#structure++;
     }
     const frozen = this.#frozen;
     let made: HeldRun | undefined;
     if (frozen.memory.rows > 0) {
+      if (this.#runs.length >= MAX_RUNS) {
+        throw new KisekiError("common.limit_exceeded", `${MAX_RUNS} runs wait to be merged`, {
+          retriable: true,
+        });
+      }
       const dropTombstones = this.#runs.length === 0;
       made = await this.#makeRun(0, (target) => ({
         kind: "fold",
@@ -279,7 +286,10 @@ export class SealedTable implements Table {
       frozen.state,
       (runs) => made === undefined ? runs : [made, ...runs],
       made,
-      () => this.#frozen = undefined,
+      () => {
+        this.#frozen = undefined;
+        frozen.memory.recycle();
+      },
     );
   }
 
@@ -420,11 +430,13 @@ export class SealedTable implements Table {
       try {
         await this.#runner.run(this.#files, { kind: "remove", names }, NEVER_ABORTED);
       } catch (error) {
-        if (!isKisekiError(error)) throw error;
         this.#doubtful.push(...names);
+        if (!isKisekiError(error)) throw error;
       }
     };
     this.#removing = this.#removing.then(run, run);
+    // A defect, not a failing disk: `close` throws it.
+    this.#removing.catch(() => undefined);
   }
 
   *#scan(

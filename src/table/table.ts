@@ -31,7 +31,11 @@ export interface Row {
   readonly value: Bytes;
 }
 
-/** What evaluators and queries read. Views returned are valid until the next call into the table. */
+/**
+ * What evaluators and queries read. Views returned are valid until the next call into the table.
+ * They may lie over shared memory: copy (`slice`) what is kept, posted to another isolate or handed
+ * to a platform call that refuses shared memory.
+ */
 export interface RowReader {
   get(key: Bytes): Bytes | undefined;
   /**

@@ -17,6 +17,7 @@ import {
   unlinkSync,
   writeSync,
 } from "node:fs";
+import { dirname, resolve } from "node:path";
 import type { Bytes } from "../common/bytes.ts";
 import { KisekiError } from "../common/errors.ts";
 
@@ -63,8 +64,12 @@ export function directoryFiles(path: string): TableFiles {
     path,
     make() {
       attempt("make directory", path, () => {
-        if (mkdirSync(path, { recursive: true, mode: 0o700 }) !== undefined) {
-          syncDirectory(path.replace(/\/+$/, "").replace(/[^/]*$/, "") || ".");
+        const first = mkdirSync(path, { recursive: true, mode: 0o700 });
+        if (first === undefined) return;
+        // Every directory that was made is a new name in its parent.
+        const end = dirname(resolve(first));
+        for (let at = resolve(path); at !== end && at !== dirname(at); at = dirname(at)) {
+          syncDirectory(dirname(at));
         }
       });
     },

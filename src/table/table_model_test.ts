@@ -96,7 +96,11 @@ class Subject {
     } else if (what < 15) {
       await table.compact();
     } else if (what === 15) {
-      this.background.push(table.fold(), table.compact());
+      for (const going of [table.fold(), table.compact()]) {
+        // Awaited later: a failure until then must not count as nobody's.
+        going.catch(() => undefined);
+        this.background.push(going);
+      }
     } else if (what === 16) {
       this.snapshots.push(await table.snapshot());
     } else if (what === 17) {

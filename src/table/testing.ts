@@ -10,15 +10,29 @@ import type { DataKey, TenantKeys } from "../crypto/sealer.ts";
 import { WRAPPED_DEK_SIZE } from "../crypto/sealer.ts";
 import type { FileReader, FileWriter, TableFiles } from "./table_files.ts";
 
+/** Tenant keys with what a test looks at. */
+export interface TestTenantKeys extends TenantKeys {
+  /** Data keys that were not released yet. */
+  readonly outstanding: number;
+  /** The same DEK under the system key of another epoch (1 to 255). */
+  rewrap(wrapped: Bytes, epoch: number): Bytes;
+}
+
 /** Keys of one organisation out of a secret, with the real wrap; counts the keys in use. */
 export function testTenantKeys(
   provider: CryptoProvider,
   organisation: OrganisationId = "0123456789abcdef0123456789abcdef" as OrganisationId,
   secret: Bytes = new Uint8Array(32).fill(7),
-): TenantKeys & { outstanding: number } {
+): TestTenantKeys {
   const derive = (info: string) => provider.hkdfSha256(secret, new Uint8Array(0), utf8(info), 32);
   const tenantKey = derive("tenant");
-  const systemKey = derive("system");
+  const systemKey = (epoch: number) => derive(`system ${epoch}`);
+  const epochOf = (wrapped: Bytes) => wrapped[4] as number;
+  const wrap = (inner: Bytes, epoch: number) =>
+    concatBytes(
+      Uint8Array.of(1, 1, 0, 0, epoch, 0, 0, 0, 5, 0, 0, 0),
+      provider.wrapKey(systemKey(epoch), inner),
+    );
   const dataKey = (raw: Bytes, wrapped: Bytes): DataKey => {
     const aead = provider.aead(raw);
     keys.outstanding++;
@@ -26,7 +40,7 @@ export function testTenantKeys(
     return {
       wrapped,
       aead,
-      systemEpoch: 3,
+      systemEpoch: epochOf(wrapped),
       tenantEpoch: 5,
       exportKey: () => raw.slice(),
       release() {
@@ -43,17 +57,16 @@ export function testTenantKeys(
     generateDataKey() {
       const raw = new Uint8Array(32);
       provider.random(raw);
-      const wrapped = provider.wrapKey(systemKey, provider.wrapKey(tenantKey, raw));
-      return dataKey(
-        raw,
-        concatBytes(new Uint8Array([1, 1, 0, 0, 3, 0, 0, 0, 5, 0, 0, 0]), wrapped),
-      );
+      return dataKey(raw, wrap(provider.wrapKey(tenantKey, raw), 3));
+    },
+    rewrap(wrapped: Bytes, epoch: number) {
+      return wrap(provider.unwrapKey(systemKey(epochOf(wrapped)), wrapped.slice(12)), epoch);
     },
     openDataKey(wrapped: Bytes) {
       if (wrapped.length !== WRAPPED_DEK_SIZE || wrapped[0] !== 1) {
         throw new KisekiError("common.corrupt_format", "a wrapped DEK of another version");
       }
-      const inner = provider.unwrapKey(systemKey, wrapped.slice(12));
+      const inner = provider.unwrapKey(systemKey(epochOf(wrapped)), wrapped.slice(12));
       return dataKey(provider.unwrapKey(tenantKey, inner), wrapped.slice());
     },
     chunkId: (digest: Bytes) => toHex(provider.hmacSha256(derive("chunk"), digest)) as ChunkId,

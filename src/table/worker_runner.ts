@@ -10,7 +10,7 @@
 import { workerUrl } from "../common/assets.ts";
 import { errorFromRecord, type ErrorRecord, KisekiError } from "../common/errors.ts";
 import type { ProviderOptions } from "../crypto/provider_choice.ts";
-import type { JobResult, JobRunner, TableJob } from "./run_jobs.ts";
+import { type JobResult, type JobRunner, rawKeysOf, type TableJob } from "./run_jobs.ts";
 
 /** What goes to the Worker. */
 export type WorkerRequest =
@@ -85,6 +85,7 @@ export function workerRunner(
   return {
     run(files, job, signal) {
       if (signal.aborted) {
+        for (const key of rawKeysOf(job)) key.fill(0);
         return Promise.reject(new KisekiError("common.cancelled", "the table is being closed"));
       }
       worker ??= start();
@@ -99,7 +100,7 @@ export function workerRunner(
       };
       signal.addEventListener("abort", cancel, { once: true });
       const request: WorkerRequest = { type: "job", id, directory: files.path, job };
-      target.postMessage(request, rawKeysOf(job));
+      target.postMessage(request, movedBuffers(job));
       return result.finally(() => signal.removeEventListener("abort", cancel));
     },
     close() {
@@ -108,10 +109,9 @@ export function workerRunner(
   };
 }
 
-/** Buffers of raw keys, to be moved instead of copied. */
-function rawKeysOf(job: TableJob): Transferable[] {
-  if (job.kind !== "fold" && job.kind !== "merge") return [];
-  const keys = [job.target.rawKey.key];
-  if (job.kind === "merge") keys.push(...job.inputs.map((input) => input.rawKey.key));
-  return keys.map((key) => key.buffer as ArrayBuffer);
+/** What is moved instead of copied: raw keys, and the order of a frozen table's rows. */
+function movedBuffers(job: TableJob): Transferable[] {
+  const moved: Transferable[] = rawKeysOf(job).map((key) => key.buffer as ArrayBuffer);
+  if (job.kind === "fold") moved.push(job.rows.references);
+  return moved;
 }
