@@ -13,19 +13,19 @@
  * |  1 directory      | directory    | -                                                        |
  * |  2 entry          | directory    | escaped name                                             |
  * |  3 version        | directory    | escaped name, inverted version sequence (8, big-endian), version id tail (8) |
- * |  4 upload         | directory    | escaped name, upload id (16)                             |
+ * |  4 upload         | root directory | escaped full key, upload id (16)                       |
  * |  5 cookie         | directory    | cookie (8, big-endian)                                   |
  * |  6 extent         | composition  | first offset (8, big-endian)                             |
  * |  7 composition part | composition | first part index (4, big-endian)                        |
  * |  8 inline content | composition  | -                                                        |
  * |  9 upload part    | upload       | part number (2, big-endian)                              |
- * | 10 staged         | composition  | operation id (16)                                        |
+ * | 10 staged         | placement    | composition id (16), operation id (16), batch (4, big-endian) |
  * | 11 file           | file         | -                                                        |
  * | 12 lock           | file         | session id (16), range start (8)                         |
  * | 13 chunk          | chunk 8..24  | chunk 24..32                                             |
  * | 14 reference      | chunk 8..24  | chunk 24..32, composition id (16), operation id (16)     |
  * | 15 fence          | operation    | -                                                        |
- * | 32 tenancy record | zero         | record class (1), keyed hash or id (16 to 32)            |
+ * | 32 tenancy record | zero         | record class (1), then ids and keyed hashes of that class |
  *
  * Rows of the control shard use routing key 0.
  *

@@ -11,9 +11,31 @@ import type {
   ObjectVersion,
   Tags,
 } from "./api.ts";
-import { ContentKind } from "./records.ts";
-import type { AttributesRecord, ChecksumRecord, HeadersRecord, VersionRecord } from "./records.ts";
+import {
+  type AttributesRecord,
+  ChecksumRecord,
+  ContentKind,
+  HeadersRecord,
+  Pair,
+  type VersionRecord,
+} from "./records.ts";
 import { etagText, versionText } from "./version_line.ts";
+import * as w from "./wire.ts";
+
+/** A VersionRecord as a listing needs it: where the content lies is skipped. */
+const VersionSummary = w.message("VersionRecord", {
+  versionId: w.bytes(1),
+  isNull: w.bool(2),
+  deleteMarker: w.bool(3),
+  sizeBytes: w.uint(4),
+  modifiedMs: w.uint(5),
+  etag: w.bytes(6),
+  etagParts: w.uint(7),
+  checksum: w.nested(8, ChecksumRecord),
+  headers: w.nested(9, HeadersRecord),
+  userMetadata: w.repeated(10, Pair),
+  tags: w.repeated(11, Pair),
+});
 
 const ALGORITHMS: readonly ObjectChecksumAlgorithm[] = [
   "CRC32",
@@ -133,6 +155,21 @@ export function objectVersion(
     ...(checksum === undefined ? {} : { checksum }),
     ...(version.content?.kind === ContentKind.parts ? { partCount: version.content.count } : {}),
   };
+}
+
+/** An item of a listing; `partCount` is not told. */
+export function listedVersion(
+  key: string,
+  version: Bytes,
+  fileId: Bytes,
+  isLatest: boolean,
+): ObjectVersion {
+  return objectVersion(
+    key,
+    { ...VersionSummary.decode(version), content: undefined },
+    fileId,
+    isLatest,
+  );
 }
 
 export function keyText(key: Bytes): string {

@@ -30,6 +30,7 @@ import {
   checksumFromRecord,
   checksumToRecord,
   keyText,
+  listedVersion,
   objectVersion,
   tagsToPairs,
 } from "./object_records.ts";
@@ -768,7 +769,7 @@ function listItem(item: Of<typeof m.ListedItem>): api.ListItem {
   if (item.isPrefix) return { type: "prefix", prefix: key };
   return {
     type: "object",
-    object: objectVersion(key, VersionRecord.decode(item.version), item.fileId, item.isLatest),
+    object: listedVersion(key, item.version, item.fileId, item.isLatest),
   };
 }
 

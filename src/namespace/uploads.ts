@@ -166,8 +166,11 @@ export function stageParts(change: Change, request: Of<typeof m.StageParts>): By
   }
   const parts: Of<typeof m.PartAnswer>[] = [];
   const references: PartReference[] = [];
-  for (const [i, named] of request.parts.entries()) {
-    const part = checkPart(change, record, request, named);
+  const found = request.parts.map((named) => ({
+    named,
+    part: checkPart(change, record, request, named),
+  }));
+  for (const [i, { named, part }] of found.entries()) {
     const last = i === request.parts.length - 1 && !request.more;
     if (!last && part.sizeBytes < MIN_PART_BYTES) {
       throw new KisekiError(

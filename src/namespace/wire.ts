@@ -225,7 +225,7 @@ export interface Field<T> {
   readonly optional?: boolean;
   /** Of nested messages. */
   readonly codec?: Codec<unknown>;
-  /** Value when absent; a fresh array for repeated fields. */
+  /** Value when absent; never changed in place. */
   initial(): T;
   /** Writes tag and value unless it is the default. */
   write(writer: WireWriter, value: T): void;
@@ -266,9 +266,12 @@ export function message<const F extends FieldTable>(
   const byNumber: ({ key: string; field: Field<unknown> } | undefined)[] = [];
   for (const one of list) byNumber[one.field.number] = one;
 
+  // Initial values are never changed in place, so one object of them is copied for each message.
+  const defaults: Record<string, unknown> = {};
+  for (const { key, field } of list) defaults[key] = field.initial();
+
   const read = (reader: WireReader, end: number): T => {
-    const out: Record<string, unknown> = {};
-    for (const { key, field } of list) out[key] = field.initial();
+    const out: Record<string, unknown> = { ...defaults };
     while (reader.position < end) {
       const tag = reader.varint(end);
       const one = byNumber[Math.floor(tag / 8)];
