@@ -5,7 +5,7 @@
 import { type Bytes, EMPTY_BYTES, fromHex, toHex, utf8 } from "../common/bytes.ts";
 import type { Clock } from "../common/clock.ts";
 import { KisekiError } from "../common/errors.ts";
-import type { ChunkId, CompositionId, OperationId, OrganisationId } from "../common/ids.ts";
+import type { OrganisationId } from "../common/ids.ts";
 import type { ChunkStore } from "../chunk/ports.ts";
 import type { CryptoProvider } from "../crypto/provider.ts";
 import type { KeySource } from "../crypto/sealer.ts";
@@ -19,6 +19,7 @@ import {
   type ContentScope,
 } from "./content_store.ts";
 import { StreamedContent } from "./content_writer.ts";
+import { Housekeeping, type MaintenanceReport } from "./housekeeping.ts";
 import type { Identity } from "./identity.ts";
 import { checkLimit } from "./listing.ts";
 import * as m from "./messages.ts";
@@ -58,18 +59,6 @@ export interface NamespaceServiceOptions {
   readonly keptBuffers?: number;
 }
 
-/** What one round of housekeeping did. */
-export interface MaintenanceReport {
-  readonly namespaces: number;
-  readonly slices: number;
-  /** Namespaces that were removed earlier and are empty now. */
-  readonly removed: number;
-}
-
-/** What writers announced and tombstones are kept this long. */
-const STALE_MS = 24 * 3600 * 1000;
-const RELEASE_BATCH = 1024;
-
 /** The service, and the hook by which a change made elsewhere is learned at once. */
 export interface WiredNamespaceService extends api.NamespaceService {
   /** Forgets what is remembered of a namespace, or of all. */
@@ -91,6 +80,7 @@ class Service implements WiredNamespaceService {
   readonly #link: ShardLink;
   readonly #parts: ContentParts;
   readonly #uploads: UploadService;
+  readonly #housekeeping: Housekeeping;
 
   constructor(options: NamespaceServiceOptions) {
     const { crypto } = options;
@@ -110,6 +100,12 @@ class Service implements WiredNamespaceService {
       buffers: new ChunkBuffers(options.keptBuffers),
       window: options.window ?? 4,
     };
+    this.#housekeeping = new Housekeeping({
+      link: this.#link,
+      directory: this.#directory,
+      ledger: options.ledger,
+      clock: options.clock,
+    });
   }
 
   invalidate(organisation?: OrganisationId, name?: string): void {
@@ -606,61 +602,8 @@ class Service implements WiredNamespaceService {
     await this.#uploads.abort(await this.#open(caller, namespace), key, uploadId);
   }
 
-  // ---- housekeeping ----
-
   async maintain(organisation: OrganisationId): Promise<MaintenanceReport> {
-    const report = { namespaces: 0, slices: 0, removed: 0 };
-    for (const removed of [false, true]) {
-      for (const found of await this.#directory.list(organisation, removed)) {
-        report.namespaces++;
-        if (await this.#maintainOne(found, removed, report)) {
-          await this.#directory.forget(found);
-          report.removed++;
-        }
-      }
-    }
-    return report;
-  }
-
-  /** @returns true when a removed namespace is drained. */
-  async #maintainOne(
-    found: OpenNamespace,
-    removed: boolean,
-    report: { slices: number },
-  ): Promise<boolean> {
-    let released: Bytes = EMPTY_BYTES;
-    for (;;) {
-      report.slices++;
-      const answer = await this.#link.command(
-        found.organisation,
-        found.record.placement,
-        m.CommandNumber.maintain,
-        m.Maintain,
-        {
-          directory: found.record.root,
-          placement: found.record.placement,
-          staleBeforeMs: Math.max(0, Math.floor(this.#parts.clock.wallMs()) - STALE_MS),
-          released,
-          removed,
-        },
-        m.MaintainAnswer,
-      );
-      released = answer.token;
-      if (answer.release.length > 0) {
-        const references = answer.release.map((one) => ({
-          chunk: toHex(one.chunk) as ChunkId,
-          composition: toHex(one.composition) as CompositionId,
-          operation: toHex(one.operation) as OperationId,
-        }));
-        for (let i = 0; i < references.length; i += RELEASE_BATCH) {
-          await this.#parts.ledger.release(
-            found.organisation,
-            references.slice(i, i + RELEASE_BATCH),
-          );
-        }
-      }
-      if (!answer.more) return answer.drained;
-    }
+    return await this.#housekeeping.run(organisation);
   }
 
   // ---- shared ----
