@@ -110,7 +110,6 @@ export class ContentReader {
         else yield* this.#open(fetched, piece);
       }
     } finally {
-      piece.wipe();
       for (const one of ahead) one.then(releaseRead, ignore);
       await spans.return(undefined);
     }
@@ -347,10 +346,6 @@ class PieceBuffer {
   of(size: number): Bytes {
     if (this.#buffer.length < size) this.#buffer = new Uint8Array(size);
     return this.#buffer.subarray(0, size);
-  }
-
-  wipe(): void {
-    this.#buffer = new Uint8Array(0);
   }
 }
 

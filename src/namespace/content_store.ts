@@ -33,7 +33,7 @@ export interface ContentScope {
   readonly pool: string;
 }
 
-/** Whole-chunk plaintext buffers, kept for reuse up to a bound. Zeroed when let go for good. */
+/** Whole-chunk plaintext buffers, kept for reuse up to a bound; others are left to the collector. */
 export class ChunkBuffers {
   readonly #free: Bytes[] = [];
   readonly #keep: number;
