@@ -186,3 +186,32 @@ Deno.test("paths are encoded once and never normalised; queries are sorted by en
     "B=&a=%2F&b=x%20y",
   );
 });
+
+Deno.test("the documentation's chunked upload with a signed trailer is accepted", () => {
+  const payloadHash = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER";
+  const { "content-length": _, ...headers } = STREAM_HEADERS;
+  const seed = signature("PUT", "/examplebucket/chunkObject.txt", [], {
+    ...headers,
+    "x-amz-content-sha256": payloadHash,
+    "x-amz-trailer": "x-amz-checksum-crc32c",
+  }, payloadHash);
+  assert.equal(seed, "106e2a8a18243abcf37539882f36619c00e2dfc72633413f02d3b74544bfeb8e");
+  const chunks = documentedBody([
+    "b474d8862b1487a5145d686f57f013e54db672cee1c953b3010fb58501ef5aa2",
+    "1c1344b170168f8e65b41376b44b20fe354e373826ccbbe2c1d40a8cae51e5c7",
+    "2ca2aba2005185cf7159c6277faf83795951dd77a3a99e6e65d5c9f85863f992",
+  ]);
+  const trailer = utf8(
+    "x-amz-checksum-crc32c:sOO8/Q==\r\n" +
+      "x-amz-trailer-signature:d81f82fc3505edab99d459891051a732e8730629a2e4a59689829ca17fe2e435\r\n\r\n",
+  );
+  const decoder = new AwsChunkedDecoder({
+    signer: { crypto, signingKey: KEY, amzDate: DATE, scope: SCOPE, seedSignature: seed },
+    trailer: true,
+    decodedBytes: 66560,
+  });
+  decoder.feed(chunks.subarray(0, chunks.length - 2));
+  decoder.feed(trailer);
+  decoder.finish();
+  assert.equal(decoder.trailers.get("x-amz-checksum-crc32c"), "sOO8/Q==");
+});
