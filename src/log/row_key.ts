@@ -25,7 +25,7 @@
  * | 13 chunk          | chunk 8..24  | chunk 24..32                                             |
  * | 14 reference      | chunk 8..24  | chunk 24..32, composition id (16), operation id (16)     |
  * | 15 fence          | operation    | -                                                        |
- * | 32 tenancy record | zero         | record class (1), keyed hash or id (16 to 32)            |
+ * | 32 tenancy record | zero         | record class (1), key of the class (1 to 63)            |
  *
  * Rows of the control shard use routing key 0.
  *
