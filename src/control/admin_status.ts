@@ -77,7 +77,7 @@ export function fromGrpcError(error: ServiceError, endpoint: string): KisekiErro
     case status.UNAVAILABLE:
       return new KisekiError(
         "common.unavailable",
-        `${endpoint} cannot be reached: ${error.details}`,
+        `${endpoint} cannot be reached: ${error.details.replace(/ Resolution note: *$/, "")}`,
         { retriable: true, cause: error },
       );
     case status.DEADLINE_EXCEEDED:

@@ -450,7 +450,42 @@ Deno.test("any bytes as a command or query are answered or refused, and rows sta
         }
       },
     ),
-    { seed, numRuns: testRounds(20_000) },
+    { seed, numRuns: testRounds(100_000) },
+  );
+});
+
+Deno.test("any bytes as a row or answer decode or are refused as corrupt", () => {
+  const codecs = Object.values(loadTenancyMessages(PROTO));
+  const id = new Uint8Array(16).fill(1);
+  const row = loadTenancyMessages(PROTO).tenantRow.encode({
+    organisation: id,
+    parent: id,
+    id,
+    state: 2,
+    createdMs: 1,
+    lookupHash: new Uint8Array(32),
+    sealed: id,
+    project: id,
+  });
+  const mutated = fc.tuple(fc.nat(row.length - 1), fc.nat(255), fc.nat(row.length)).map(
+    ([at, value, length]) => {
+      const out = row.slice();
+      out[at] = value;
+      return out.subarray(0, length);
+    },
+  );
+  const seed = testSeed("tenancy rows");
+  fc.assert(
+    fc.property(fc.oneof(mutated, fc.uint8Array({ maxLength: 120 })), (bytes) => {
+      for (const codec of codecs) {
+        try {
+          codec.decode(bytes);
+        } catch (error) {
+          assert.ok(isKisekiError(error, "common.corrupt_format"), String(error));
+        }
+      }
+    }),
+    { seed, numRuns: testRounds(100_000) },
   );
 });
 
