@@ -60,4 +60,5 @@ async function main(args: readonly string[]): Promise<number> {
   return await (await role.load()).main(args);
 }
 
-Deno.exit(await main(Deno.args));
+// No top-level await: the packaged program is evaluated as a script (deploy/build/bundle.ts).
+main(Deno.args).then((code) => Deno.exit(code));

@@ -63,7 +63,7 @@ async function packagedFiles(
   options: BuildOptions,
   work: string,
 ): Promise<PackagedFile[]> {
-  const programs = await bundlePrograms(options.main, options.workers ?? ALL_WORKERS, work);
+  const programs = await bundlePrograms(options.main, options.workers ?? ALL_WORKERS, kind, work);
   const { files: assets, missing } = collectAssets();
   for (const name of missing) console.log(`build: NOT PACKAGED: ${name} (this host has none)`);
   const files = [...programs, ...assets];

@@ -61,7 +61,10 @@ async function output(command: string, args: readonly string[]): Promise<string>
 
 function askWorker(): Promise<Record<string, boolean>> {
   return new Promise((resolve, reject) => {
-    const worker = new Worker(new URL(import.meta.url), { type: "module", name: "probe" });
+    const worker = new Worker(new URL(`file://${assetPath("main.js")}`), {
+      type: "module",
+      name: "probe",
+    });
     worker.onmessage = (event: MessageEvent<Record<string, boolean>>) => {
       worker.terminate();
       resolve(event.data);
@@ -117,5 +120,5 @@ async function main(): Promise<void> {
 if (inWorker) {
   (globalThis as unknown as WorkerScope).postMessage(openLibraries([]));
 } else {
-  await main();
+  main();
 }
