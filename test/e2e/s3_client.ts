@@ -4,6 +4,7 @@
  */
 import { createHash, createHmac } from "node:crypto";
 import type { Buffer } from "node:buffer";
+import { HttpConnection } from "../../src/client/http_connection.ts";
 
 export interface S3Endpoint {
   readonly s3: string;
@@ -94,6 +95,9 @@ export class S3Client {
     const signature = createHmac("sha256", key).update(toSign).digest("hex");
     headers.authorization =
       `AWS4-HMAC-SHA256 Credential=${this.#endpoint.accessKeyId}/${scope}, SignedHeaders=${signed}, Signature=${signature}`;
+    if (/\/\.{1,2}(\/|$)/.test(path)) {
+      return await this.#sendRaw(request, path, query, headers, payload);
+    }
     delete headers.host;
     const init: RequestInit = { method: request.method, headers };
     if (payload.length > 0) init.body = payload;
@@ -102,15 +106,41 @@ export class S3Client {
       `${this.#endpoint.s3}${path}${query === "" ? "" : `?${query}`}`,
       init,
     );
-    const body = new Uint8Array(await response.arrayBuffer());
-    const text = (): string => new TextDecoder().decode(body);
-    return {
-      status: response.status,
-      headers: response.headers,
-      body,
-      text,
-      code: () => /<Code>([^<]*)<\/Code>/.exec(text())?.[1] ?? "",
-    };
+    return reply(response.status, response.headers, new Uint8Array(await response.arrayBuffer()));
+  }
+
+  /** `fetch` resolves dot segments in paths; such keys go over a connection of their own. */
+  async #sendRaw(
+    request: S3Request,
+    path: string,
+    query: string,
+    headers: Readonly<Record<string, string>>,
+    payload: Uint8Array<ArrayBuffer> | string,
+  ): Promise<S3Reply> {
+    const body = typeof payload === "string" ? new TextEncoder().encode(payload) : payload;
+    const { hostname, port } = new URL(this.#endpoint.s3);
+    const connection = await HttpConnection.open({
+      host: hostname,
+      port: Number(port),
+      tls: false,
+    });
+    try {
+      const target = query === "" ? path : `${path}?${query}`;
+      const head = [
+        `${request.method} ${target} HTTP/1.1`,
+        ...Object.entries(headers).map(([name, value]) => `${name}: ${value}`),
+        `content-length: ${body.length}`,
+        "\r\n",
+      ].join("\r\n");
+      const answer = await connection.request({
+        head,
+        body,
+        headOnly: request.method === "HEAD",
+      });
+      return reply(answer.status, new Headers([...answer.headers]), new Uint8Array(answer.body));
+    } finally {
+      connection.close();
+    }
   }
 
   put(
@@ -197,6 +227,17 @@ export class S3Client {
     }</CompleteMultipartUpload>`;
     return await this.send({ method: "POST", bucket, key, body: xml, query: { uploadId } });
   }
+}
+
+function reply(status: number, headers: Headers, body: Uint8Array<ArrayBuffer>): S3Reply {
+  const text = (): string => new TextDecoder().decode(body);
+  return {
+    status,
+    headers,
+    body,
+    text,
+    code: () => /<Code>([^<]*)<\/Code>/.exec(text())?.[1] ?? "",
+  };
 }
 
 function unescapeXml(text: string | undefined): string | undefined {

@@ -4,6 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
+import { open } from "node:fs/promises";
 import { S3Client } from "./s3_client.ts";
 import { removeData, startServer } from "./server.ts";
 
@@ -31,6 +32,51 @@ export function markerForms(mark: string): readonly (readonly [string, Buffer])[
   return forms;
 }
 
+/** Next byte of data at or after `offset` (Linux lseek SEEK_DATA); -1 when only holes follow. */
+function nextData(libc: SeekLibrary, fd: number, offset: number): number {
+  return Number(libc.symbols.lseek(fd, BigInt(offset), SEEK_DATA));
+}
+
+const SEEK_DATA = 3;
+const SEEK = { lseek: { parameters: ["i32", "i64", "i32"], result: "i64" } } as const;
+type SeekLibrary = Deno.DynamicLibrary<typeof SEEK>;
+const WINDOW = 4 << 20;
+
+/** Names of the forms that a file holds; holes of sparse files are skipped. */
+async function formsInFile(
+  path: string,
+  forms: readonly (readonly [string, Buffer])[],
+  longest: number,
+): Promise<string[]> {
+  const found: string[] = [];
+  using libc = {
+    library: Deno.dlopen("libc.so.6", SEEK),
+    [Symbol.dispose]() {
+      this.library.close();
+    },
+  };
+  const file = await open(path, "r");
+  try {
+    const { size } = await file.stat();
+    const window = Buffer.alloc(WINDOW + longest);
+    let offset = 0;
+    while (offset < size) {
+      const data = nextData(libc.library, file.fd, offset);
+      if (data < 0) break;
+      // A form may begin in the bytes before the data that was found: never, they are zeros.
+      offset = Math.max(offset, data);
+      const { bytesRead } = await file.read(window, 0, window.length, offset);
+      if (bytesRead === 0) break;
+      const view = window.subarray(0, bytesRead);
+      for (const [name, bytes] of forms) if (view.includes(bytes)) found.push(name);
+      offset += Math.min(WINDOW, bytesRead);
+    }
+  } finally {
+    await file.close();
+  }
+  return found;
+}
+
 /** Files below a directory that hold one of the forms. */
 export async function findMarkers(directory: string, mark: string): Promise<string[]> {
   const forms = markerForms(mark);
@@ -44,19 +90,8 @@ export async function findMarkers(directory: string, mark: string): Promise<stri
       }
       if (entry.isDirectory) await walk(child);
       else if (entry.isFile) {
-        using file = await Deno.open(child);
-        const window = Buffer.alloc((4 << 20) + longest);
-        let kept = 0;
-        while (true) {
-          const n = await file.read(window.subarray(kept, kept + (4 << 20)));
-          if (n === null) break;
-          const view = window.subarray(0, kept + n);
-          for (const [name, bytes] of forms) {
-            if (view.includes(bytes)) found.push(`${child}: ${name}`);
-          }
-          const keep = Math.min(longest - 1, view.length);
-          view.copy(window, 0, view.length - keep);
-          kept = keep;
+        for (const form of await formsInFile(child, forms, longest)) {
+          found.push(`${child}: ${form}`);
         }
       }
     }
