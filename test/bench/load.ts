@@ -46,7 +46,8 @@ export async function runLoad(
       while (next < total) {
         const i = next++;
         const sent = performance.now();
-        bytes += await connection.exchange(requestOf(i));
+        const moved = await connection.exchange(requestOf(i));
+        bytes += moved;
         latencies[i] = performance.now() - sent;
       }
     }));

@@ -114,7 +114,7 @@ async function paired(
   };
 }
 
-async function objectRates(gateways: number): Promise<BenchLine[]> {
+export async function objectRates(gateways: number): Promise<BenchLine[]> {
   const lines: BenchLine[] = [];
   const directory = await Deno.makeTempDir({ prefix: "kiseki-bare-" });
   const bare = await startBare(directory);
@@ -254,7 +254,7 @@ async function objectRates(gateways: number): Promise<BenchLine[]> {
 }
 
 /** Start-up and listings with many objects. `KISEKI_BENCH_OBJECTS` sets how many (1,000,000). */
-async function manyObjects(): Promise<BenchLine[]> {
+export async function manyObjects(): Promise<BenchLine[]> {
   const count = Number(Deno.env.get("KISEKI_BENCH_OBJECTS") ?? "1000000");
   const lines: BenchLine[] = [];
   const starts: number[] = [];
