@@ -5,7 +5,9 @@
  * directory under the device's id). SQLite commits without waiting for the disk (`synchronous =
  * NORMAL`: every commit appends checksummed frames to the write-ahead file); durability comes from
  * one asynchronous fdatasync of that file for all commits that wait, so that the event loop never
- * stands still for a disk. A torn tail of the file is cut off by SQLite at opening.
+ * stands still for a disk. A torn tail of the file is cut off by SQLite at opening. Checkpoints are
+ * ours too: pages are copied into the database without a sync, then synced asynchronously while
+ * commits wait, so that the write-ahead file is never begun anew before its content is safe.
  *
  * Invariants: `commit` resolves after its changes are durable, all of them or none; what `get`
  * returns may not be durable yet; the index is the truth about extents: what it does not name is
@@ -79,6 +81,12 @@ export interface IndexGeneration {
 }
 
 const FORMAT_VERSION = 1;
+/** A checkpoint is made after some so many pages of 4 KiB were written. */
+const CHECKPOINT_PAGES = 1000;
+/** Pages that a change is taken to write: a leaf of the table and one of the index by place. */
+const PAGES_PER_CHANGE = 2;
+/** Pages that a transaction is taken to write beside its changes. */
+const PAGES_PER_COMMIT = 2;
 
 const SCHEMA = `
   CREATE TABLE identity (
@@ -118,7 +126,8 @@ export async function openFragmentIndex(
       const directory = await openFile(dirname(path), "r");
       await directory.sync();
       await directory.close();
-      return new SqliteFragmentIndex(path, database, wal);
+      const main = await openFile(path, "r");
+      return new SqliteFragmentIndex(path, database, main, wal);
     } catch (error) {
       await wal.close();
       throw error;
@@ -138,7 +147,7 @@ function openDatabase(
     database = new DatabaseSync(path);
     database.exec(
       "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; " +
-        "PRAGMA cache_size = -32768; PRAGMA temp_store = MEMORY;",
+        "PRAGMA cache_size = -32768; PRAGMA temp_store = MEMORY; PRAGMA wal_autocheckpoint = 0;",
     );
     if (create !== undefined) {
       database.exec("BEGIN IMMEDIATE");
@@ -179,10 +188,17 @@ export class SqliteFragmentIndex implements FragmentIndex {
   readonly #scan: StatementSync;
   #waiting: Waiting[] = [];
   #count: number;
+  #pagesWritten = 0;
+  /** The checkpoint under way; commits wait for it. */
+  #checkpoint: Promise<void> | undefined;
+  /** Why the database could not be synced; nothing is written any more. */
+  #broken: KisekiError | undefined;
 
   constructor(
     private readonly path: string,
     private readonly database: DatabaseSync,
+    /** Not closed before the database: that would drop SQLite's locks (POSIX). */
+    private readonly main: FileHandle,
     private readonly wal: FileHandle,
   ) {
     database.exec("PRAGMA synchronous = NORMAL");
@@ -201,7 +217,7 @@ export class SqliteFragmentIndex implements FragmentIndex {
   }
 
   get failed(): boolean {
-    return this.#sync.failed;
+    return this.#sync.failed || this.#broken !== undefined;
   }
 
   /** Whose index it is. */
@@ -241,16 +257,24 @@ export class SqliteFragmentIndex implements FragmentIndex {
   }
 
   #flush(): void {
+    // The end of the checkpoint flushes what came meanwhile.
+    if (this.#checkpoint !== undefined) return;
     const waiting = this.#waiting;
     this.#waiting = [];
+    if (this.#broken !== undefined) {
+      for (const { reject } of waiting) reject(this.#broken);
+      return;
+    }
     if (this.#sync.failed) {
       for (const { resolve } of waiting) resolve(this.#sync.wait());
       return;
     }
     let added = 0;
+    let pages = PAGES_PER_COMMIT;
     try {
       this.database.exec("BEGIN IMMEDIATE");
       for (const { changes } of waiting) {
+        pages += changes.length * PAGES_PER_CHANGE;
         for (const change of changes) added += this.#apply(change);
       }
       this.database.exec("COMMIT");
@@ -264,6 +288,29 @@ export class SqliteFragmentIndex implements FragmentIndex {
       throw databaseError(error, `${this.path}-wal`);
     });
     for (const { resolve } of waiting) resolve(durable);
+    this.#pagesWritten += pages;
+    if (this.#pagesWritten >= CHECKPOINT_PAGES) this.#beginCheckpoint();
+  }
+
+  #beginCheckpoint(): void {
+    this.#pagesWritten = 0;
+    this.#checkpoint = this.#runCheckpoint().catch((error) => {
+      this.#broken = databaseError(error, this.path);
+    }).finally(() => {
+      this.#checkpoint = undefined;
+      if (this.#waiting.length > 0) this.#flush();
+    });
+  }
+
+  async #runCheckpoint(): Promise<void> {
+    await this.#sync.wait();
+    this.database.exec("PRAGMA synchronous = OFF");
+    try {
+      this.database.prepare("PRAGMA wal_checkpoint(PASSIVE)").get();
+    } finally {
+      this.database.exec("PRAGMA synchronous = NORMAL");
+    }
+    await this.main.datasync();
   }
 
   #apply(change: IndexChange): number {
@@ -315,10 +362,12 @@ export class SqliteFragmentIndex implements FragmentIndex {
 
   async close(): Promise<void> {
     try {
-      if (!this.#sync.failed) await this.#sync.wait();
+      await this.#checkpoint;
+      if (!this.failed) await this.#sync.wait();
     } finally {
       await this.wal.close();
       this.database.close();
+      await this.main.close();
     }
   }
 }
