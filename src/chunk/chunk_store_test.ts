@@ -108,3 +108,39 @@ Deno.test("a read is refused when more devices are gone than the code bears", as
     (e) => isKisekiError(e, "chunk.unreadable"),
   );
 });
+
+Deno.test("a pool that acknowledges at its minimum does not wait for a slow device, nor for its buffer", async () => {
+  await using rig = await DeviceRig.create(4);
+  const [slow] = rig.devices;
+  assert.ok(slow !== undefined);
+  const gate = Promise.withResolvers<void>();
+  await rig.close(slow);
+  rig.wrap = (file, device) =>
+    device !== slow ? file : {
+      name: file.name,
+      sizeBytes: file.sizeBytes,
+      read: (offset, into) => file.read(offset, into),
+      async write(offset, bytes) {
+        if (offset >= 1 << 20) await gate.promise;
+        await file.write(offset, bytes);
+      },
+      sync: () => file.sync(),
+      discard: (offset, length) => file.discard(offset, length),
+      close: () => file.close(),
+    };
+  await rig.open(slow);
+  const scheme: Durability = { scheme: "erasure", data: 2, parity: 2 };
+  const { store } = storeOf(rig, scheme, { acknowledge: "minimum" });
+  const chunk = rig.chunk(3, 100_000);
+  const wanted = chunk.envelope.slice();
+  const record = await store.put(chunk, "p");
+  chunk.envelope.fill(0);
+  assert.equal((await rig.stores.get(slow.id)?.usage())?.fragments, 0);
+  assert.deepEqual((await store.get(chunk.chunk, record, 0)).data, wanted);
+  gate.resolve();
+  await store.idle();
+  assert.equal((await rig.stores.get(slow.id)?.usage())?.fragments, 1);
+  // Its fragment is good, though it was written after the caller's buffer was used again.
+  for (const device of rig.devices.slice(1, 3)) await rig.close(device);
+  assert.deepEqual((await store.get(chunk.chunk, record, 0)).data, wanted);
+});
