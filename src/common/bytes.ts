@@ -76,14 +76,21 @@ export function concatBytes(...parts: readonly Bytes[]): Bytes {
   return out;
 }
 
-const HEX = Array.from({ length: 256 }, (_, i) => i.toString(16).padStart(2, "0"));
-
 /** Lower-case hex. */
 export function toHex(bytes: Bytes): string {
-  let out = "";
-  for (let i = 0; i < bytes.length; i++) out += HEX[bytes[i] as number];
-  return out;
+  return bytes.toHex();
 }
+
+/** Value of a hex digit by its character code; 255 for what is none. */
+const NIBBLES: Uint8Array = (() => {
+  const nibbles = new Uint8Array(256).fill(255);
+  for (let i = 0; i < 16; i++) {
+    const digit = i.toString(16);
+    nibbles[digit.charCodeAt(0)] = i;
+    nibbles[digit.toUpperCase().charCodeAt(0)] = i;
+  }
+  return nibbles;
+})();
 
 /**
  * Bytes of a hex string of either case.
@@ -91,11 +98,19 @@ export function toHex(bytes: Bytes): string {
  * @throws KisekiError `common.invalid_argument` on odd length or a digit that is none.
  */
 export function fromHex(text: string): Bytes {
-  if (text.length % 2 !== 0 || !/^[0-9a-fA-F]*$/.test(text)) {
-    throw new KisekiError("common.invalid_argument", "not a hex string");
+  const size = text.length >> 1;
+  const out = new Uint8Array(size);
+  let bad = text.length & 1;
+  for (let i = 0; i < size; i++) {
+    const high = text.charCodeAt(2 * i);
+    const low = text.charCodeAt(2 * i + 1);
+    const a = NIBBLES[high & 0xff] as number;
+    const b = NIBBLES[low & 0xff] as number;
+    bad |= (a | b) & 0xf0;
+    bad |= (high | low) >> 8;
+    out[i] = (a << 4) | b;
   }
-  const out = new Uint8Array(text.length / 2);
-  for (let i = 0; i < out.length; i++) out[i] = Number.parseInt(text.slice(2 * i, 2 * i + 2), 16);
+  if (bad !== 0) throw new KisekiError("common.invalid_argument", "not a hex string");
   return out;
 }
 

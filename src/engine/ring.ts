@@ -67,6 +67,7 @@ class Ring {
 export class RingProducer extends Ring {
   #waiting: Promise<void> = Promise.resolve();
   #queued = 0;
+  #waking = false;
 
   /** Largest message. */
   get maxMessageBytes(): number {
@@ -124,9 +125,18 @@ export class RingProducer extends Ring {
       offset += part.length;
     }
     Atomics.store(this.counters, TAIL, (tail + total) | 0);
-    if (Atomics.load(this.counters, CONSUMER_SLEEPS) === 1) Atomics.notify(this.counters, TAIL);
+    if (!this.#waking && Atomics.load(this.counters, CONSUMER_SLEEPS) === 1) {
+      this.#waking = true;
+      setImmediate(this.#wake);
+    }
     return true;
   }
+
+  /** One wake-up for all that one turn of the event loop has sent: it costs a system call. */
+  readonly #wake = (): void => {
+    this.#waking = false;
+    Atomics.notify(this.counters, TAIL);
+  };
 
   async #sendLater(parts: readonly Bytes[], size: number): Promise<void> {
     const alive = keepAlive();
