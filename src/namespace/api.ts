@@ -130,9 +130,10 @@ export interface ObjectHandle {
   readonly version: ObjectVersion;
   /**
    * Content from `offset`, `length` bytes, verified, in pieces of at most 1 MiB. Pieces are valid
-   * until the next is asked for. Early `return` releases everything.
+   * until the next is asked for, or the caller's own with `keep`. Early `return` releases
+   * everything.
    */
-  read(offset: number, length: number): AsyncIterableIterator<Bytes>;
+  read(offset: number, length: number, keep?: boolean): AsyncIterableIterator<Bytes>;
   /** Sizes (and checksums) of parts, empty unless it came by multipart upload. */
   parts(): Promise<readonly ObjectPart[]>;
 }

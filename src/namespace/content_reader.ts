@@ -18,7 +18,7 @@ import {
 } from "../crypto/envelope_format.ts";
 import { chunkIdentity } from "../crypto/envelope_identity.ts";
 import { AEAD_OVERHEAD } from "../crypto/provider.ts";
-import type { ContentParts, ContentScope } from "./content_store.ts";
+import type { ContentParts, ContentScope, PieceBuffers } from "./content_store.ts";
 import * as m from "./messages.ts";
 import {
   CompositionPartRow,
@@ -77,7 +77,11 @@ export class ContentReader {
   }
 
   /** @throws KisekiError `common.invalid_argument` on a range beyond the content. */
-  async *read(offset: number, length: number): AsyncGenerator<Bytes, undefined, undefined> {
+  async *read(
+    offset: number,
+    length: number,
+    keep = false,
+  ): AsyncGenerator<Bytes, undefined, undefined> {
     const size = this.#content.sizeBytes;
     if (!(offset >= 0 && length >= 0 && offset + length <= size)) {
       throw new KisekiError(
@@ -86,7 +90,7 @@ export class ContentReader {
       );
     }
     if (length === 0) return undefined;
-    const piece = new PieceBuffer();
+    const piece = new PieceMemory(this.#parts.pieces, keep);
     const ahead: Promise<Fetched | Bytes>[] = [];
     const spans = this.#spans(this.#content, offset, length, this.#first);
     try {
@@ -110,6 +114,7 @@ export class ContentReader {
         else yield* this.#open(fetched, piece);
       }
     } finally {
+      piece.release();
       for (const one of ahead) one.then(releaseRead, ignore);
       await spans.return(undefined);
     }
@@ -303,7 +308,7 @@ export class ContentReader {
     throw new KisekiError("chunk.unreadable", `${read.data.length} bytes read of ${length}`);
   }
 
-  *#open(fetched: Fetched, piece: PieceBuffer): Generator<Bytes, undefined, undefined> {
+  *#open(fetched: Fetched, piece: PieceMemory): Generator<Bytes, undefined, undefined> {
     const { extent, offset, length, header, sealed, read } = fetched;
     const identity = chunkIdentity(toHex(extent.chunk) as ChunkId, extent.chunkBytes);
     const dataKey = this.#scope.keys.openDataKey(read.wrappedDek);
@@ -339,13 +344,30 @@ export class ContentReader {
   }
 }
 
-/** One buffer for all pieces of a read: each piece is valid until the next. */
-class PieceBuffer {
-  #buffer: Bytes = new Uint8Array(0);
+/** Memory for the pieces of one read: one buffer for all of them, or a fresh one for each. */
+class PieceMemory {
+  readonly #pool: PieceBuffers;
+  readonly #keep: boolean;
+  #buffer: Bytes | undefined;
+
+  /** @param keep Pieces are the caller's to keep. */
+  constructor(pool: PieceBuffers, keep: boolean) {
+    this.#pool = pool;
+    this.#keep = keep;
+  }
 
   of(size: number): Bytes {
-    if (this.#buffer.length < size) this.#buffer = new Uint8Array(size);
+    if (this.#keep) return new Uint8Array(size);
+    if (this.#buffer === undefined || this.#buffer.length < size) {
+      this.release();
+      this.#buffer = this.#pool.acquire(size);
+    }
     return this.#buffer.subarray(0, size);
+  }
+
+  release(): void {
+    if (this.#buffer !== undefined) this.#pool.release(this.#buffer);
+    this.#buffer = undefined;
   }
 }
 

@@ -20,6 +20,7 @@ export interface ContentParts {
   readonly crypto: CryptoProvider;
   readonly clock: Clock;
   readonly buffers: ChunkBuffers;
+  readonly pieces: PieceBuffers;
   /** Chunks of one stream in flight. */
   readonly window: number;
 }
@@ -51,4 +52,38 @@ export class ChunkBuffers {
       this.#free.push(buffer);
     }
   }
+}
+
+/** Largest piece buffer that is kept for reuse, and how many of each size. */
+const MAX_POOLED_PIECE = 256 << 10;
+const KEPT_PIECES = 64;
+
+/**
+ * Buffers of small pieces, by size. A fresh buffer for each small read keeps the garbage collector
+ * busier than the reads themselves.
+ */
+export class PieceBuffers {
+  readonly #free = new Map<number, Bytes[]>();
+
+  /** At least `size` bytes. */
+  acquire(size: number): Bytes {
+    const capacity = capacityOf(size);
+    return this.#free.get(capacity)?.pop() ?? new Uint8Array(capacity);
+  }
+
+  /** Takes back what `acquire` gave; its bytes may be overwritten at once. */
+  release(buffer: Bytes): void {
+    if (buffer.length > MAX_POOLED_PIECE) return;
+    const kept = this.#free.get(buffer.length);
+    if (kept === undefined) this.#free.set(buffer.length, [buffer]);
+    else if (kept.length < KEPT_PIECES) kept.push(buffer);
+  }
+}
+
+/** Powers of two up to what is pooled; above that the size itself. */
+function capacityOf(size: number): number {
+  if (size > MAX_POOLED_PIECE) return size;
+  let capacity = 4096;
+  while (capacity < size) capacity *= 2;
+  return capacity;
 }

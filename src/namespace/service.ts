@@ -17,6 +17,7 @@ import {
   type ContentLedger,
   type ContentParts,
   type ContentScope,
+  PieceBuffers,
 } from "./content_store.ts";
 import { StreamedContent } from "./content_writer.ts";
 import { Housekeeping, type MaintenanceReport } from "./housekeeping.ts";
@@ -98,6 +99,7 @@ class Service implements WiredNamespaceService {
       crypto,
       clock: options.clock,
       buffers: new ChunkBuffers(options.keptBuffers),
+      pieces: new PieceBuffers(),
       window: options.window ?? 4,
     };
     this.#housekeeping = new Housekeeping({
@@ -667,7 +669,7 @@ class Service implements WiredNamespaceService {
     const reader = new ContentReader(this.#parts, scopeOf(found), content, answer);
     return {
       version: objectVersion(key, record, answer.fileId, answer.isLatest),
-      read: (offset, length) => reader.read(offset, length),
+      read: (offset, length, keep) => reader.read(offset, length, keep),
       async parts() {
         const parts: api.ObjectPart[] = [];
         for await (const part of reader.parts()) {

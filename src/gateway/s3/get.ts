@@ -227,7 +227,7 @@ function contentStream(
   range: ByteRange,
 ): ReadableStream<Uint8Array> {
   const { counts, logger } = context;
-  const pieces = handle.read(range.offset, range.length);
+  const pieces = handle.read(range.offset, range.length, true);
   let sent = 0;
   counts.streaming = true;
   return new ReadableStream<Uint8Array>({
@@ -252,7 +252,7 @@ function contentStream(
       }
       sent += result.value.length;
       counts.bytesOut += result.value.length;
-      controller.enqueue(result.value.slice());
+      controller.enqueue(result.value);
     },
     async cancel() {
       counts.ended();
