@@ -190,15 +190,18 @@ export class RaftCore {
   }
 
   /**
-   * A voter may, once it applied what it knows to be committed: a membership change may be among
-   * it. One that was a voter may too (thesis 4.2.2): those left may not know yet that its removal
-   * is committed, and need the entries or the vote of the one that was removed.
+   * A voter may, unless a membership change that it knows to be committed is not applied yet. One
+   * that was a voter may too (thesis 4.2.2): those left may not know yet that its removal is
+   * committed, and need the entries or the vote of the one that was removed.
    */
   #mayCampaign(): boolean {
     const { voters } = this.#configuration;
     if (voters.size === 1 && voters.has(this.id) && !isJoint(this.#configuration)) return true;
-    return this.log.applied === this.log.committed &&
-      this.#history.some((held) => isVoter(held.configuration, this.id));
+    for (let index = this.log.applied + 1; index <= this.log.committed; index++) {
+      const entry = this.log.entryInMemory(index);
+      if (entry === undefined || entry.kind === EntryKind.configuration) return false;
+    }
+    return this.#history.some((held) => isVoter(held.configuration, this.id));
   }
 
   #poll(pre: boolean, transfer: boolean): void {
