@@ -76,12 +76,13 @@ Deno.test("a listing walks all fragments in order of chunk id and never cuts a c
   }
   for (const limit of [1, 2, 3, 7, 100]) {
     const seen: string[] = [];
-    for (let cursor: FragmentHeader | undefined;;) {
+    let cursor: FragmentHeader | undefined;
+    do {
       const page = await store.list(cursor?.chunk, limit);
       cursor = page.at(-1);
-      if (cursor === undefined) break;
+
       seen.push(...page.map((header) => `${header.chunk}:${header.fragment}`));
-    }
+    } while (cursor !== undefined);
     assert.deepEqual(seen, wanted.toSorted());
   }
 });

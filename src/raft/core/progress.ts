@@ -29,14 +29,8 @@ export class Progress {
   }
 
   get paused(): boolean {
-    switch (this.state) {
-      case "probe":
-        return this.probeSent;
-      case "replicate":
-        return this.#inFlight.length >= this.#window;
-      case "snapshot":
-        return true;
-    }
+    if (this.state === "probe") return this.probeSent;
+    return this.state === "snapshot" || this.#inFlight.length >= this.#window;
   }
 
   becomeProbe(): void {

@@ -248,7 +248,7 @@ export class RaftLog {
       );
     }
     this.evict(-1, index);
-    const runs = this.#runs.filter((run, i) => {
+    const runs = this.#runs.filter((_run, i) => {
       const next = this.#runs[i + 1];
       return next === undefined || next.from > index + 1;
     });
