@@ -52,7 +52,10 @@ export function newSlotFile(provider: CryptoProvider, rootKey: Bytes, nowMs: num
   provider.random(fileId);
   const keyCheck = provider.hkdfSha256(rootKey, fileId, CHECK_LABEL, 16);
   const crc32c = (bytes: Bytes): number => provider.crc32c(bytes);
-  const page = encodeSlotFileHeader({ fileId, keyCheck, createdMs: nowMs }, crc32c);
+  const page = encodeSlotFileHeader(
+    { fileId, keyCheck, createdMs: Math.floor(nowMs) },
+    crc32c,
+  );
   const out = new Uint8Array(2 * SLOT_PAGE_SIZE);
   out.set(page);
   out.set(page, SLOT_PAGE_SIZE);
@@ -236,8 +239,13 @@ export class KeySlots {
     const plain = secretBytes(KEY_RECORD_SIZE);
     const identity = keySlotIdentity(slotIdentityName(slot, generation));
     const { keySlot } = EnvelopeKind;
-    openEnvelope(this.#sealing, keySlot, SYSTEM_ORGANISATION, identity, payload, plain);
-    return decodeKeyRecord(plain);
+    try {
+      openEnvelope(this.#sealing, keySlot, SYSTEM_ORGANISATION, identity, payload, plain);
+      return decodeKeyRecord(plain);
+    } catch (error) {
+      plain.fill(0);
+      throw error;
+    }
   }
 
   #readGroup(first: number): readonly ReadSlot[] {
