@@ -6,15 +6,17 @@
  * leaves at most keys that nothing uses; the next creation of the same organisation finishes it.
  *
  * Invariants: a lease is given only for a complete, living organisation; destruction writes the
- * marker first and then overwrites every slot, so that a crash between is finished at the next open;
- * an id whose keys were destroyed never gets keys again.
+ * marker first, zeroes the keys in memory and then overwrites every slot, so that a crash between is
+ * finished at the next open and is never reported as done before; an id whose keys were destroyed
+ * never gets keys again; no two keys of a kind share an epoch.
  */
 import type { Libc } from "../../ffi/libc.ts";
-import { type Bytes, concatBytes, fromHex, utf8 } from "../common/bytes.ts";
+import { type Bytes, concatBytes, EMPTY_BYTES, fromHex, utf8 } from "../common/bytes.ts";
 import type { Clock } from "../common/clock.ts";
 import { KisekiError } from "../common/errors.ts";
 import type { OrganisationId } from "../common/ids.ts";
 import type { CryptoProvider } from "../crypto/provider.ts";
+import { secretBytes, secretCopy } from "../crypto/provider_checks.ts";
 import { SYSTEM_ORGANISATION } from "../crypto/sealer.ts";
 import { KEY_SIZE, KeyMemory, type SecretKey } from "./key_memory.ts";
 import {
@@ -50,6 +52,7 @@ export interface EmbeddedKeyManagerOptions {
   readonly libc: Libc;
   readonly provider: CryptoProvider;
   readonly clock: Clock;
+  /** Taken over: closed with the manager, and when it cannot be opened. */
   readonly storage: SlotStorage;
   /** 32 bytes; may be zeroed afterwards. */
   readonly rootKey: Bytes;
@@ -74,14 +77,31 @@ export async function createKeySlots(
 export async function openEmbeddedKeyManager(
   options: EmbeddedKeyManagerOptions,
 ): Promise<KeyManager> {
-  const { slots, records } = await KeySlots.open(
-    options.provider,
-    options.storage,
-    options.rootKey,
-  );
+  const { provider, storage, rootKey } = options;
+  const { slots, records } = await openSlots(provider, storage, rootKey);
   const manager = new EmbeddedKeyManager(options, slots);
-  await manager.load(records);
+  try {
+    await manager.load(records);
+  } catch (error) {
+    manager.close();
+    throw error;
+  } finally {
+    for (const { record } of records) record.key.fill(0);
+  }
   return manager;
+}
+
+async function openSlots(
+  provider: CryptoProvider,
+  storage: SlotStorage,
+  rootKey: Bytes,
+): ReturnType<typeof KeySlots.open> {
+  try {
+    return await KeySlots.open(provider, storage, rootKey);
+  } catch (error) {
+    storage.close();
+    throw error;
+  }
 }
 
 class EmbeddedKeyManager implements KeyManager {
@@ -94,6 +114,8 @@ class EmbeddedKeyManager implements KeyManager {
   readonly #destroyed = new Set<OrganisationId>();
   /** One change of the slots at a time. */
   #turn: Promise<unknown> = Promise.resolve();
+  #changing = 0;
+  #closed = false;
 
   constructor(options: EmbeddedKeyManagerOptions, slots: KeySlots) {
     this.#provider = options.provider;
@@ -122,7 +144,6 @@ class EmbeddedKeyManager implements KeyManager {
         if (record.type !== type) continue;
         if (this.#destroyed.has(record.organisation)) await this.#slots.destroy(slot);
         else this.#take(slot, record);
-        record.key.fill(0);
       }
     }
     if (this.#masters.length === 0) await this.#newMaster();
@@ -131,9 +152,11 @@ class EmbeddedKeyManager implements KeyManager {
 
   async lease(organisation: OrganisationId): Promise<TenantKeyLease> {
     await this.#turn;
+    this.#checkOpen();
     const tenant = this.#tenants.get(organisation);
-    if (tenant?.identifiers === undefined) {
-      const why = this.#destroyed.has(organisation) ? "were destroyed" : "do not exist";
+    const destroyed = this.#destroyed.has(organisation);
+    if (destroyed || tenant?.identifiers === undefined) {
+      const why = destroyed ? "were destroyed" : "do not exist";
       throw new KisekiError("keys.unavailable", `the keys of organisation ${organisation} ${why}`);
     }
     return {
@@ -142,17 +165,17 @@ class EmbeddedKeyManager implements KeyManager {
         epoch: number,
         key: this.#provider.hkdfSha256(
           key.bytes,
-          new Uint8Array(0),
+          EMPTY_BYTES,
           concatBytes(DERIVE_LABEL, fromHex(organisation)),
           KEY_SIZE,
         ),
       })),
       wrappingKeys: tenant.wrapping.map(({ number, key }): EpochKey => ({
         epoch: number,
-        key: key.bytes.slice(),
+        key: secretCopy(key.bytes),
       })),
-      chunkIdKey: tenant.identifiers.chunkId.bytes.slice(),
-      nameHashKey: tenant.identifiers.nameHash.bytes.slice(),
+      chunkIdKey: secretCopy(tenant.identifiers.chunkId.bytes),
+      nameHashKey: secretCopy(tenant.identifiers.nameHash.bytes),
       validMs: LEASE_MS,
     };
   }
@@ -166,22 +189,21 @@ class EmbeddedKeyManager implements KeyManager {
       if (organisation === SYSTEM_ORGANISATION) {
         throw new KisekiError("common.permission_denied", "the system's own keys stay");
       }
-      if (this.#destroyed.has(organisation)) return;
-      await this.#slots.put(this.#record(KeyRecordType.destroyedOrganisation, organisation, 0));
-      this.#destroyed.add(organisation);
+      if (!this.#destroyed.has(organisation)) {
+        await this.#slots.put(this.#record(KeyRecordType.destroyedOrganisation, organisation, 0));
+        this.#destroyed.add(organisation);
+      }
       const tenant = this.#tenants.get(organisation);
       if (tenant === undefined) return;
+      const { keks, wrapping, identifiers } = tenant;
+      for (const { key } of [...keks, ...wrapping]) key.release();
+      identifiers?.chunkId.release();
+      identifiers?.nameHash.release();
+      // The KEK first: without it nothing below it opens. A failure leaves the tenant in the map,
+      // so that a second call cannot report what is not done.
+      for (const { slot } of [...keks, ...wrapping]) await this.#slots.destroy(slot);
+      if (identifiers !== undefined) await this.#slots.destroy(identifiers.slot);
       this.#tenants.delete(organisation);
-      const { identifiers } = tenant;
-      // The KEK first: without it nothing below it opens.
-      for (const { slot, key } of [...tenant.keks, ...tenant.wrapping]) {
-        await this.#slots.destroy(slot);
-        key.release();
-      }
-      if (identifiers === undefined) return;
-      await this.#slots.destroy(identifiers.slot);
-      identifiers.chunkId.release();
-      identifiers.nameHash.release();
     });
   }
 
@@ -192,7 +214,7 @@ class EmbeddedKeyManager implements KeyManager {
   rotateTenant(organisation: OrganisationId): Promise<number> {
     return this.#inTurn(async () => {
       const tenant = this.#tenants.get(organisation);
-      if (tenant?.identifiers === undefined) {
+      if (this.#destroyed.has(organisation) || tenant?.identifiers === undefined) {
         throw new KisekiError("keys.unavailable", `organisation ${organisation} has no keys`);
       }
       return await this.#newWrappingKey(organisation, tenant);
@@ -201,22 +223,41 @@ class EmbeddedKeyManager implements KeyManager {
 
   health(): KeyManagerHealth {
     const { reason } = this.#memory.report();
+    const warnings = reason === undefined ? [] : [reason];
+    if (this.#slots.inDoubt && !this.#closed && this.#changing === 0) {
+      warnings.push("a write of the key slots failed: no key is made or destroyed until a restart");
+    }
     return {
       manager: "embedded",
       systemEpoch: this.#masters.at(-1)?.number ?? 0,
       organisations: this.#tenants.size - 1,
-      warnings: reason === undefined ? [] : [reason],
+      warnings,
     };
   }
 
   close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
     this.#slots.close();
     this.#tenants.clear();
+    this.#masters.length = 0;
     this.#memory.close();
   }
 
+  #checkOpen(): void {
+    if (this.#closed) throw new KisekiError("keys.unavailable", "the key manager was closed");
+  }
+
   #inTurn<T>(change: () => Promise<T>): Promise<T> {
-    const result = this.#turn.then(change);
+    const result = this.#turn.then(async () => {
+      this.#checkOpen();
+      this.#changing++;
+      try {
+        return await change();
+      } finally {
+        this.#changing--;
+      }
+    });
     this.#turn = result.catch(() => undefined);
     return result;
   }
@@ -272,13 +313,17 @@ class EmbeddedKeyManager implements KeyManager {
 
   async #newIdentifiers(organisation: OrganisationId, tenant: Tenant): Promise<void> {
     const twk = newestOf(tenant.wrapping, "wrapping key");
-    const raw = new Uint8Array(2 * KEY_SIZE);
+    const raw = secretBytes(2 * KEY_SIZE);
     this.#provider.random(raw);
-    const wrapped = this.#provider.wrapKeyPadded(twk.key.bytes, raw);
-    const slot = await this.#slots.put(
-      this.#record(KeyRecordType.tenantIdentifiers, organisation, 0, twk.number, wrapped),
-    );
-    tenant.identifiers = this.#identifiers(slot, raw);
+    try {
+      const wrapped = this.#provider.wrapKeyPadded(twk.key.bytes, raw);
+      const slot = await this.#slots.put(
+        this.#record(KeyRecordType.tenantIdentifiers, organisation, 0, twk.number, wrapped),
+      );
+      tenant.identifiers = this.#identifiers(slot, raw);
+    } finally {
+      raw.fill(0);
+    }
   }
 
   /** Stores `field`, keeps `raw` in locked memory, and zeroes both. */
@@ -315,8 +360,7 @@ class EmbeddedKeyManager implements KeyManager {
   #take(slot: number, record: KeyRecord): void {
     const { type, number, organisation, key } = record;
     if (type === KeyRecordType.master) {
-      this.#masters.push({ number, slot, key: this.#memory.hold(key) });
-      this.#masters.sort((a, b) => a.number - b.number);
+      insert(this.#masters, { number, slot, key: this.#memory.hold(key) });
       return;
     }
     let tenant = this.#tenants.get(organisation);
@@ -325,8 +369,7 @@ class EmbeddedKeyManager implements KeyManager {
       this.#tenants.set(organisation, tenant);
     }
     if (type === KeyRecordType.tenantKek) {
-      tenant.keks.push({ number, slot, key: this.#memory.hold(key) });
-      tenant.keks.sort((a, b) => a.number - b.number);
+      insert(tenant.keks, { number, slot, key: this.#memory.hold(key) });
       return;
     }
     const outer = (type === KeyRecordType.tenantWrappingKey ? tenant.keks : tenant.wrapping)
@@ -340,10 +383,10 @@ class EmbeddedKeyManager implements KeyManager {
     const raw = this.#provider.unwrapKeyPadded(outer.key.bytes, key);
     try {
       if (type === KeyRecordType.tenantIdentifiers) {
+        if (tenant.identifiers !== undefined) throw twice(slot, number);
         tenant.identifiers = this.#identifiers(slot, raw);
       } else {
-        tenant.wrapping.push({ number, slot, key: this.#memory.hold(raw) });
-        tenant.wrapping.sort((a, b) => a.number - b.number);
+        insert(tenant.wrapping, { number, slot, key: this.#memory.hold(raw) });
       }
     } finally {
       raw.fill(0);
@@ -353,15 +396,28 @@ class EmbeddedKeyManager implements KeyManager {
   #identifiers(slot: number, raw: Bytes): NonNullable<Tenant["identifiers"]> {
     const chunkId = this.#memory.hold(raw.subarray(0, KEY_SIZE));
     const nameHash = this.#memory.hold(raw.subarray(KEY_SIZE, 2 * KEY_SIZE));
-    raw.fill(0);
     return { slot, chunkId, nameHash };
   }
 
   #random(): Bytes {
-    const key = new Uint8Array(KEY_SIZE);
+    const key = secretBytes(KEY_SIZE);
     this.#provider.random(key);
     return key;
   }
+}
+
+/** Takes a stored key in, in order of its number. */
+function insert(keys: KeptKey[], key: KeptKey): void {
+  if (keys.some(({ number }) => number === key.number)) throw twice(key.slot, key.number);
+  keys.push(key);
+  keys.sort((a, b) => a.number - b.number);
+}
+
+function twice(slot: number, number: number): KisekiError {
+  return new KisekiError(
+    "common.corrupt_format",
+    `key slot ${slot}: another slot holds a key of its kind and number ${number} too`,
+  );
 }
 
 function newestOf(keys: readonly KeptKey[], what: string): KeptKey {

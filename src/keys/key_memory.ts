@@ -3,7 +3,8 @@
  * zeroed when a key is released.
  *
  * Invariants: a key is 32 bytes; a released key throws on use; pages are given back only by
- * `close`, after all were zeroed.
+ * `close`, after all were zeroed and every key was revoked, so that no late holder touches memory
+ * that is gone; a key shows itself neither to JSON nor to a log.
  */
 import type { AlignedBuffer, Libc } from "../../ffi/libc.ts";
 import { errnoName, ResourceLimit } from "../../ffi/libc_constants.ts";
@@ -17,7 +18,10 @@ const PAGES_AT_ONCE = 4;
 
 /** One key in locked memory. */
 export interface SecretKey {
-  /** A view of the key; throws `keys.unavailable` after `release`. Never copy it to a log. */
+  /**
+   * A view of the key, to be used at once and not kept; throws `keys.unavailable` after `release`
+   * and after the memory was closed. Never copy it to a log.
+   */
   readonly bytes: Bytes;
   /** Zeroes the key. Harmless when repeated. */
   release(): void;
@@ -37,7 +41,8 @@ export class KeyMemory {
   readonly #libc: Libc;
   readonly #pages: AlignedBuffer[] = [];
   readonly #free: Bytes[] = [];
-  #inUse = 0;
+  readonly #live = new Set<HeldKey>();
+  #closed = false;
   #locked = true;
   #excluded = true;
   #reason: string | undefined;
@@ -49,47 +54,43 @@ export class KeyMemory {
   /**
    * Copies a key in. The caller zeroes its own copy.
    *
-   * @throws KisekiError `common.invalid_argument` unless the key has 32 bytes.
+   * @throws KisekiError `common.invalid_argument` unless the key has 32 bytes; `keys.unavailable`
+   *   after `close`.
    */
   hold(key: Bytes): SecretKey {
     if (key.length !== KEY_SIZE) {
       throw new KisekiError("common.invalid_argument", `a key of ${key.length} bytes (32 wanted)`);
     }
+    if (this.#closed) throw new KisekiError("keys.unavailable", "the memory of keys was closed");
     if (this.#free.length === 0) this.#grow();
     const slot = this.#free.pop();
     if (slot === undefined) throw new KisekiError("common.internal", "no memory for a key");
     slot.set(key);
-    this.#inUse++;
-    let live = true;
-    return {
-      get bytes() {
-        if (!live) throw new KisekiError("keys.unavailable", "a key was used after its release");
-        return slot;
-      },
-      release: () => {
-        if (!live) return;
-        live = false;
-        slot.fill(0);
-        this.#inUse--;
-        this.#free.push(slot);
-      },
-    };
+    const held: HeldKey = new HeldKey(slot, () => {
+      this.#live.delete(held);
+      this.#free.push(slot);
+    });
+    this.#live.add(held);
+    return held;
   }
 
   report(): KeyMemoryReport {
     return {
-      keys: this.#inUse,
+      keys: this.#live.size,
       locked: this.#locked,
       excludedFromCoreDumps: this.#excluded,
       reason: this.#reason,
     };
   }
 
-  /** Zeroes and frees everything. No key may be in use afterwards. */
+  /** Zeroes, revokes and frees everything. Harmless when repeated. */
   close(): void {
+    this.#closed = true;
+    for (const held of [...this.#live]) held.release();
     this.#free.length = 0;
     for (const pages of this.#pages) {
       pages.bytes.fill(0);
+      this.#libc.munlock(pages);
       pages.free();
     }
     this.#pages.length = 0;
@@ -112,6 +113,31 @@ export class KeyMemory {
     for (let at = 0; at < pages.bytes.length; at += KEY_SIZE) {
       this.#free.push(pages.bytes.subarray(at, at + KEY_SIZE));
     }
+  }
+}
+
+/** A class, not a literal: its getter lies on the prototype, where JSON and inspection do not look. */
+class HeldKey implements SecretKey {
+  #slot: Bytes | undefined;
+  readonly #given: () => void;
+
+  constructor(slot: Bytes, given: () => void) {
+    this.#slot = slot;
+    this.#given = given;
+  }
+
+  get bytes(): Bytes {
+    if (this.#slot === undefined) {
+      throw new KisekiError("keys.unavailable", "a key was used after its release");
+    }
+    return this.#slot;
+  }
+
+  release(): void {
+    if (this.#slot === undefined) return;
+    this.#slot.fill(0);
+    this.#slot = undefined;
+    this.#given();
   }
 }
 

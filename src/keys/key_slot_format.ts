@@ -271,11 +271,13 @@ export function decodeKeyRecord(bytes: Bytes): KeyRecord {
     throw corrupt(`a record of type ${type}`);
   }
   if (length !== KEY_FIELD_SIZE[type]) throw corrupt(`a key field of ${length} bytes`);
+  const number = view.getUint32(4, true);
+  if (number === 0 && type <= KeyRecordType.tenantWrappingKey) throw corrupt("a key numbered 0");
   const createdMs = Number(view.getBigUint64(32, true));
   if (!Number.isSafeInteger(createdMs)) throw corrupt("a time beyond 2^53");
   return {
     type,
-    number: view.getUint32(4, true),
+    number,
     wrappedBy: view.getUint32(8, true),
     organisation: toHex(bytes.subarray(16, 32)) as OrganisationId,
     createdMs,

@@ -4,7 +4,9 @@
  *
  * Invariants: a record is durable in both copies before `put`, `replace` or `destroy` resolves;
  * at any instant one copy of every slot is whole; a destroyed record leaves no key bytes in either
- * copy. One operation runs at a time: the caller sees to that.
+ * copy. After a write or a sync that failed nobody knows what the disk holds, so nothing more is
+ * written until the file is opened anew: a second try would leave two records of one number.
+ * One operation runs at a time: the caller sees to that.
  */
 import { type Bytes, constantTimeEqual, utf8 } from "../common/bytes.ts";
 import { KisekiError } from "../common/errors.ts";
@@ -50,7 +52,10 @@ export function newSlotFile(provider: CryptoProvider, rootKey: Bytes, nowMs: num
   provider.random(fileId);
   const keyCheck = provider.hkdfSha256(rootKey, fileId, CHECK_LABEL, 16);
   const crc32c = (bytes: Bytes): number => provider.crc32c(bytes);
-  const page = encodeSlotFileHeader({ fileId, keyCheck, createdMs: nowMs }, crc32c);
+  const page = encodeSlotFileHeader(
+    { fileId, keyCheck, createdMs: Math.floor(nowMs) },
+    crc32c,
+  );
   const out = new Uint8Array(2 * SLOT_PAGE_SIZE);
   out.set(page);
   out.set(page, SLOT_PAGE_SIZE);
@@ -66,6 +71,7 @@ export class KeySlots {
   /** Generation by slot; 0 = never used. */
   readonly #generations: bigint[] = [];
   readonly #free: number[] = [];
+  #inDoubt = false;
 
   private constructor(provider: CryptoProvider, storage: SlotStorage, aead: Aead) {
     this.#provider = provider;
@@ -94,6 +100,9 @@ export class KeySlots {
     rootKey: Bytes,
   ): Promise<{ readonly slots: KeySlots; readonly records: readonly StoredRecord[] }> {
     const crc32c = (bytes: Bytes): number => provider.crc32c(bytes);
+    // What a killed process wrote may lie in the page cache alone. Repairs lean on it: first it is
+    // made durable, else one power cut could tear both copies.
+    await storage.sync();
     const pages = [storage.read(0, SLOT_PAGE_SIZE), storage.read(SLOT_PAGE_SIZE, SLOT_PAGE_SIZE)];
     const headers = pages.map((page) => decodeSlotFileHeader(page, crc32c));
     const header = headers[0] ?? headers[1];
@@ -131,6 +140,7 @@ export class KeySlots {
 
   /** Stores a new record. @returns its slot. */
   async put(record: KeyRecord): Promise<number> {
+    this.#checkCertain();
     const reused = this.#free.pop();
     const slot = reused ?? this.#generations.length;
     if (slot >= MAX_SLOTS) {
@@ -143,11 +153,13 @@ export class KeySlots {
 
   /** Overwrites a record in its slot. */
   async replace(slot: number, record: KeyRecord): Promise<void> {
+    this.#checkCertain();
     await this.#write(slot, record);
   }
 
   /** Overwrites a record with nothing, in both copies. */
   async destroy(slot: number): Promise<void> {
+    this.#checkCertain();
     await this.#write(slot, undefined);
     this.#free.push(slot);
   }
@@ -157,16 +169,32 @@ export class KeySlots {
     this.#storage.close();
   }
 
+  /** True after a failed write: see the invariants. */
+  get inDoubt(): boolean {
+    return this.#inDoubt;
+  }
+
   async #write(slot: number, record: KeyRecord | undefined): Promise<void> {
     const generation = (this.#generations[slot] ?? 0n) + 1n;
     const payload = record === undefined ? undefined : this.#seal(slot, generation, record);
     const bytes = encodeSlot(slot, generation, payload, this.#crc32c);
-    // Taken before the write: whatever a failed write left, the next one is newer.
     this.#generations[slot] = generation;
+    // Set for the whole time: also an operation that another one overtakes is refused.
+    this.#inDoubt = true;
     for (const offset of slotOffsets(slot)) {
       this.#storage.write(offset, bytes);
       await this.#storage.sync();
     }
+    this.#inDoubt = false;
+  }
+
+  #checkCertain(): void {
+    if (!this.#inDoubt) return;
+    throw new KisekiError(
+      "keys.unavailable",
+      "key slots: an earlier write failed, so nothing more is written: " +
+        "see to the disk and start the node again",
+    );
   }
 
   #seal(slot: number, generation: bigint, record: KeyRecord): Bytes {
@@ -190,15 +218,9 @@ export class KeySlots {
     const records: StoredRecord[] = [];
     const free: number[] = [];
     for (let first = 0; first < count; first += SLOTS_PER_PAGE) {
-      const [at] = slotOffsets(first);
-      const group = this.#storage.read(at, 2 * SLOT_PAGE_SIZE);
-      for (let slot = first; slot < first + SLOTS_PER_PAGE; slot++) {
-        const inPage = (slot - first) * SLOT_SIZE;
-        const copies = [inPage, inPage + SLOT_PAGE_SIZE].map((offset) =>
-          decodeSlot(group.subarray(offset, offset + SLOT_SIZE), slot, this.#crc32c)
-        );
-        const newest = newestCopy(copies, slot);
-        await this.#repair(slot, copies, newest);
+      const group = this.#readGroup(first);
+      await this.#repair(group);
+      for (const { slot, newest } of group) {
         this.#generations.push(newest.state === "unused" ? 0n : newest.generation);
         if (newest.state === "used") {
           records.push({ slot, record: this.#open(slot, newest.generation, newest.payload) });
@@ -217,29 +239,59 @@ export class KeySlots {
     const plain = secretBytes(KEY_RECORD_SIZE);
     const identity = keySlotIdentity(slotIdentityName(slot, generation));
     const { keySlot } = EnvelopeKind;
-    openEnvelope(this.#sealing, keySlot, SYSTEM_ORGANISATION, identity, payload, plain);
-    return decodeKeyRecord(plain);
+    try {
+      openEnvelope(this.#sealing, keySlot, SYSTEM_ORGANISATION, identity, payload, plain);
+      return decodeKeyRecord(plain);
+    } catch (error) {
+      plain.fill(0);
+      throw error;
+    }
   }
 
-  /** Brings the copy that is behind up to the newest. */
-  async #repair(slot: number, copies: readonly SlotCopy[], newest: WholeCopy): Promise<void> {
-    if (newest.state === "unused") return;
-    const payload = newest.state === "used" ? newest.payload : undefined;
-    const bytes = encodeSlot(slot, newest.generation, payload, this.#crc32c);
-    const offsets = slotOffsets(slot);
-    for (let i = 0; i < 2; i++) {
-      const copy = copies[i];
-      const offset = offsets[i];
-      if (copy === undefined || offset === undefined) continue;
-      const same = copy.state === newest.state && copy.generation === newest.generation;
-      if (same) continue;
-      this.#storage.write(offset, bytes);
-      await this.#storage.sync();
+  #readGroup(first: number): readonly ReadSlot[] {
+    const [at] = slotOffsets(first);
+    const pages = this.#storage.read(at, 2 * SLOT_PAGE_SIZE);
+    return Array.from({ length: SLOTS_PER_PAGE }, (_, i): ReadSlot => {
+      const slot = first + i;
+      const copyAt = (offset: number): SlotCopy =>
+        decodeSlot(pages.subarray(offset, offset + SLOT_SIZE), slot, this.#crc32c);
+      const copies = [copyAt(i * SLOT_SIZE), copyAt(SLOT_PAGE_SIZE + i * SLOT_SIZE)] as const;
+      return { slot, copies, newest: newestCopy(copies, slot) };
+    });
+  }
+
+  /**
+   * Brings the copies that are behind up to the newest: the whole first page before the second,
+   * so that a page torn meanwhile has its twin whole.
+   */
+  async #repair(group: readonly ReadSlot[]): Promise<void> {
+    for (const i of [0, 1] as const) {
+      let wrote = false;
+      for (const { slot, copies, newest } of group) {
+        const copy = copies[i];
+        if (newest.state === "unused" && copy.state === "unused") continue;
+        if (copy.state !== "torn" && generationOf(copy) === generationOf(newest)) continue;
+        this.#storage.write(slotOffsets(slot)[i], this.#encode(slot, newest));
+        wrote = true;
+      }
+      if (wrote) await this.#storage.sync();
     }
+  }
+
+  #encode(slot: number, copy: WholeCopy): Bytes {
+    if (copy.state === "unused") return new Uint8Array(SLOT_SIZE);
+    const payload = copy.state === "used" ? copy.payload : undefined;
+    return encodeSlot(slot, copy.generation, payload, this.#crc32c);
   }
 }
 
 type WholeCopy = Exclude<SlotCopy, { readonly state: "torn" }>;
+
+interface ReadSlot {
+  readonly slot: number;
+  readonly copies: readonly [SlotCopy, SlotCopy];
+  readonly newest: WholeCopy;
+}
 
 function newestCopy(copies: readonly SlotCopy[], slot: number): WholeCopy {
   let newest: WholeCopy | undefined;

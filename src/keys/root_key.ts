@@ -1,14 +1,15 @@
 /**
  * The key that seals the slot file at rest: from the environment, or from a file of mode 0600.
  *
- * Invariants: never a constant; a file that others may read, or of a wrong size, is refused; the
- * environment wins over the file, and then no file is made.
+ * Invariants: never a constant, nor one byte repeated (what a lost write or a careless hand
+ * leaves); a file that others may read, or of a wrong size, is refused; the environment wins over the file, and then no file is made.
  */
 import type { Libc } from "../../ffi/libc.ts";
-import { FileMode, OpenFlag } from "../../ffi/libc_constants.ts";
+import { Errno, FileMode, OpenFlag } from "../../ffi/libc_constants.ts";
 import { type Bytes, fromHex } from "../common/bytes.ts";
 import { KisekiError } from "../common/errors.ts";
 import type { CryptoProvider } from "../crypto/provider.ts";
+import { secretBytes, secretCopy } from "../crypto/provider_checks.ts";
 import { createSlotFile } from "./slot_storage.ts";
 
 /** Environment variable with the root key: 64 hex digits, or base64 of 32 bytes. */
@@ -37,9 +38,14 @@ export async function readRootKey(options: {
         `${path}: the root key file is missing; restore it, or set ${ROOT_KEY_VARIABLE}`,
       );
     }
-    const key = new Uint8Array(ROOT_KEY_SIZE);
+    const key = secretBytes(ROOT_KEY_SIZE);
     options.provider.random(key);
-    await createSlotFile(libc, path, key);
+    try {
+      await createSlotFile(libc, path, key);
+    } catch (error) {
+      key.fill(0);
+      throw error;
+    }
     return key;
   }
   const fd = libc.open(path, OpenFlag.readOnly | OpenFlag.noFollow);
@@ -54,8 +60,9 @@ export async function readRootKey(options: {
     if (status.sizeBytes !== ROOT_KEY_SIZE) {
       throw refused(path, `has ${status.sizeBytes} bytes (${ROOT_KEY_SIZE} wanted)`);
     }
-    const key = new Uint8Array(ROOT_KEY_SIZE);
+    const key = secretBytes(ROOT_KEY_SIZE);
     if (libc.pread(fd, key, 0) !== ROOT_KEY_SIZE) throw refused(path, "cannot be read");
+    if (isOneByteRepeated(key)) throw refused(path, "is one byte repeated: no key");
     return key;
   } finally {
     libc.close(fd);
@@ -64,20 +71,30 @@ export async function readRootKey(options: {
 
 /** @throws KisekiError `keys.unavailable`; the text never holds what was given. */
 export function parseRootKey(text: string): Bytes {
-  if (/^[0-9a-fA-F]{64}$/.test(text)) return fromHex(text);
-  if (/^[A-Za-z0-9+/]{43}=$/.test(text)) {
-    const key = Uint8Array.fromBase64(text);
-    if (key.length === ROOT_KEY_SIZE) return key;
+  const read = decodeText(text);
+  if (read?.length === ROOT_KEY_SIZE && !isOneByteRepeated(read)) {
+    const key = secretCopy(read);
+    read.fill(0);
+    return key;
   }
   throw new KisekiError(
     "keys.unavailable",
-    `${ROOT_KEY_VARIABLE}: 64 hex digits or base64 of 32 bytes are wanted`,
+    `${ROOT_KEY_VARIABLE}: 64 hex digits or base64 of 32 random bytes are wanted`,
   );
+}
+
+function decodeText(text: string): Bytes | undefined {
+  if (/^[0-9a-fA-F]{64}$/.test(text)) return fromHex(text);
+  return /^[A-Za-z0-9+/]{43}=$/.test(text) ? Uint8Array.fromBase64(text) : undefined;
+}
+
+function isOneByteRepeated(key: Bytes): boolean {
+  return key.every((byte) => byte === key[0]);
 }
 
 function exists(libc: Libc, path: string): boolean {
   const fd = libc.open(path, OpenFlag.readOnly | OpenFlag.noFollow);
-  if (fd < 0) return fd !== -2;
+  if (fd < 0) return fd !== -Errno.ENOENT;
   libc.close(fd);
   return true;
 }

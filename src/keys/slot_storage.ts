@@ -18,12 +18,14 @@ export interface SlotStorage {
   close(): void;
 }
 
-/** Puts a new file in place in one step: whole or not at all. */
+/** Puts a new file of mode 0600 in place in one step: whole or not at all. */
 export async function createSlotFile(libc: Libc, path: string, content: Bytes): Promise<void> {
   const temporary = `${path}.new`;
+  // What a crash left behind may have another mode or be open elsewhere: never written into.
+  await removeIfThere(temporary);
   const fd = libc.open(
     temporary,
-    OpenFlag.readWrite | OpenFlag.create | OpenFlag.truncate | OpenFlag.noFollow,
+    OpenFlag.readWrite | OpenFlag.create | OpenFlag.exclusive | OpenFlag.noFollow,
     0o600,
   );
   if (fd < 0) throw failed("create", temporary, fd);
@@ -49,8 +51,19 @@ export function syncFolder(libc: Libc, path: string): void {
   if (synced < 0) throw failed("sync", folder, synced);
 }
 
+async function removeIfThere(path: string): Promise<void> {
+  try {
+    await Deno.remove(path);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
+}
+
 /**
  * Opens a slot file and locks it for this process.
+ *
+ * The descriptor lives until the last sync ends, also past `close`: its number must not become
+ * another file's while a write is on its way.
  *
  * @throws KisekiError `keys.unavailable` when it cannot be opened, is no file, is readable by
  *   others or is in use.
@@ -64,6 +77,12 @@ export function openSlotStorage(libc: Libc, path: string): SlotStorage {
     if ((status.mode & FileMode.typeMask) !== FileMode.regular) {
       throw new KisekiError("keys.unavailable", `${path}: not a regular file`);
     }
+    if ((status.mode & 0o077) !== 0) {
+      throw new KisekiError(
+        "keys.unavailable",
+        `${path}: may be read by others: chmod 600 ${path}`,
+      );
+    }
     const locked = libc.flock(fd, LockMode.exclusive | LockMode.nonBlocking);
     if (locked === -Errno.EAGAIN) {
       throw new KisekiError("keys.unavailable", `${path}: in use by another process`);
@@ -73,8 +92,14 @@ export function openSlotStorage(libc: Libc, path: string): SlotStorage {
     libc.close(fd);
     throw error;
   }
+  let closed = false;
+  let syncs = 0;
+  const live = (): void => {
+    if (closed) throw new KisekiError("keys.unavailable", `${path}: was closed`);
+  };
   return {
     read(offset, length) {
+      live();
       const out = new Uint8Array(length);
       let done = 0;
       while (done < length) {
@@ -85,17 +110,32 @@ export function openSlotStorage(libc: Libc, path: string): SlotStorage {
       }
       return out;
     },
-    write: (offset, bytes) => writeWhole(libc, fd, path, offset, bytes),
+    write(offset, bytes) {
+      live();
+      writeWhole(libc, fd, path, offset, bytes);
+    },
     async sync() {
-      const synced = await libc.fdatasyncAsync(fd);
-      if (synced < 0) throw failed("sync", path, synced);
+      live();
+      syncs++;
+      try {
+        const synced = await libc.fdatasyncAsync(fd);
+        if (synced < 0) throw failed("sync", path, synced);
+      } finally {
+        syncs--;
+        if (closed && syncs === 0) libc.close(fd);
+      }
     },
     size() {
+      live();
       const status = libc.fstat(fd);
       if (typeof status === "number") throw failed("stat", path, status);
       return status.sizeBytes;
     },
-    close: () => void libc.close(fd),
+    close() {
+      if (closed) return;
+      closed = true;
+      if (syncs === 0) libc.close(fd);
+    },
   };
 }
 

@@ -10,11 +10,12 @@ import { ByteReader, type Bytes, ByteWriter } from "../common/bytes.ts";
 import { SYSTEM_CLOCK } from "../common/clock.ts";
 import { idFromBytes, idToBytes, type OrganisationId } from "../common/ids.ts";
 import type { CryptoProvider } from "../crypto/provider.ts";
+import { secretCopy } from "../crypto/provider_checks.ts";
 import type { Link } from "../engine/link.ts";
 import { Method } from "../engine/messages.ts";
 import type { EpochKey, KeyManager, TenantKeyLease } from "../keys/key_manager.ts";
 import { KEY_SIZE, KeyMemory } from "../keys/key_memory.ts";
-import { LeasedKeySource } from "../keys/tenant_keys.ts";
+import { LeasedKeySource, zeroLease } from "../keys/tenant_keys.ts";
 
 /** Most epochs of one kind in a lease. */
 const MAX_EPOCHS = 4096;
@@ -43,37 +44,46 @@ export function serveKeys(link: Link, manager: KeyManager): void {
   });
 }
 
-/** Zeroes the lease's own copies. */
+/** Zeroes the lease's own copies; the answer is the only one left. */
 export function encodeLease(lease: TenantKeyLease): Bytes {
-  const writer = new ByteWriter(256).u32(lease.validMs);
-  for (const keys of [lease.systemKeys, lease.wrappingKeys]) {
+  const { systemKeys, wrappingKeys } = lease;
+  const epochs = systemKeys.length + wrappingKeys.length;
+  // The exact size: a writer that grows leaves copies behind.
+  const writer = new ByteWriter(12 + epochs * (4 + KEY_SIZE) + 2 * KEY_SIZE).u32(lease.validMs);
+  for (const keys of [systemKeys, wrappingKeys]) {
     writer.u32(keys.length);
-    for (const { epoch, key } of keys) {
-      writer.u32(epoch).raw(key);
-      key.fill(0);
-    }
+    for (const { epoch, key } of keys) writer.u32(epoch).raw(key);
   }
   writer.raw(lease.chunkIdKey).raw(lease.nameHashKey);
-  lease.chunkIdKey.fill(0);
-  lease.nameHashKey.fill(0);
-  return writer.finish();
+  zeroLease(lease);
+  return writer.view();
 }
 
+/** The caller zeroes `bytes`. @throws KisekiError `common.corrupt_format`. */
 export function decodeLease(organisation: OrganisationId, bytes: Bytes): TenantKeyLease {
   const reader = new ByteReader(bytes, "key lease");
   const validMs = reader.u32();
-  const keys = (): EpochKey[] => {
+  // Views until all of it was read: nothing is copied of a lease that is refused.
+  const keys = (): readonly EpochKey[] => {
     const count = reader.u32();
-    if (count > MAX_EPOCHS) throw reader.corrupt(`${count} epochs`);
+    if (count > MAX_EPOCHS) throw reader.corrupt(`${count} epochs (max ${MAX_EPOCHS})`);
     return Array.from({ length: count }, () => ({
       epoch: reader.u32(),
-      key: reader.raw(KEY_SIZE).slice(),
+      key: reader.raw(KEY_SIZE),
     }));
   };
   const systemKeys = keys();
   const wrappingKeys = keys();
-  const chunkIdKey = reader.raw(KEY_SIZE).slice();
-  const nameHashKey = reader.raw(KEY_SIZE).slice();
+  const chunkIdKey = reader.raw(KEY_SIZE);
+  const nameHashKey = reader.raw(KEY_SIZE);
   reader.end();
-  return { organisation, systemKeys, wrappingKeys, chunkIdKey, nameHashKey, validMs };
+  const own = ({ epoch, key }: EpochKey): EpochKey => ({ epoch, key: secretCopy(key) });
+  return {
+    organisation,
+    systemKeys: systemKeys.map(own),
+    wrappingKeys: wrappingKeys.map(own),
+    chunkIdKey: secretCopy(chunkIdKey),
+    nameHashKey: secretCopy(nameHashKey),
+    validMs,
+  };
 }

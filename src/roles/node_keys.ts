@@ -42,7 +42,7 @@ export async function openNodeKeys(
     environment: Deno.env.get(ROOT_KEY_VARIABLE),
     create: first,
   });
-  // Not for children, not for /proc.
+  // Not for children; /proc of this process was closed to others above.
   Deno.env.delete(ROOT_KEY_VARIABLE);
   try {
     if (first) await createKeySlots(libc, provider, path, rootKey, SYSTEM_CLOCK.wallMs());
