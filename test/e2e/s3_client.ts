@@ -52,8 +52,11 @@ export class S3Client {
     this.#host = new URL(endpoint.s3).host;
   }
 
-  /** Signs and sends. @throws TypeError when the connection fails. */
-  async send(request: S3Request): Promise<S3Reply> {
+  /** Path with query, and signed headers without `host`. */
+  sign(
+    request: S3Request,
+    payloadHash: string,
+  ): { readonly target: string; readonly headers: Readonly<Record<string, string>> } {
     const path = request.bucket === undefined || request.bucket === ""
       ? "/"
       : `/${uriEncode(request.bucket)}${
@@ -61,10 +64,6 @@ export class S3Client {
       }`;
     const query = Object.entries(request.query ?? {})
       .map(([k, v]) => `${uriEncode(k)}=${uriEncode(v)}`).sort().join("&");
-    const payload = request.body ?? "";
-    const payloadHash = payload.length === 0
-      ? EMPTY_SHA256
-      : createHash("sha256").update(payload).digest("hex");
     const date = new Date().toISOString().replace(/[-:]|\.\d{3}/g, "");
     const headers: Record<string, string> = {
       host: this.#host,
@@ -95,13 +94,20 @@ export class S3Client {
     headers.authorization =
       `AWS4-HMAC-SHA256 Credential=${this.#endpoint.accessKeyId}/${scope}, SignedHeaders=${signed}, Signature=${signature}`;
     delete headers.host;
+    return { target: `${path}${query === "" ? "" : `?${query}`}`, headers };
+  }
+
+  /** Signs and sends. @throws TypeError when the connection fails. */
+  async send(request: S3Request): Promise<S3Reply> {
+    const payload = request.body ?? "";
+    const payloadHash = payload.length === 0
+      ? EMPTY_SHA256
+      : createHash("sha256").update(payload).digest("hex");
+    const { target, headers } = this.sign(request, payloadHash);
     const init: RequestInit = { method: request.method, headers };
     if (payload.length > 0) init.body = payload;
     if (request.signal !== undefined) init.signal = request.signal;
-    const response = await fetch(
-      `${this.#endpoint.s3}${path}${query === "" ? "" : `?${query}`}`,
-      init,
-    );
+    const response = await fetch(`${this.#endpoint.s3}${target}`, init);
     const body = new Uint8Array(await response.arrayBuffer());
     const text = (): string => new TextDecoder().decode(body);
     return {
