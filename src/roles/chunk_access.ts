@@ -5,6 +5,7 @@
 import { SYSTEM_CLOCK } from "../common/clock.ts";
 import type { DeviceId, NodeId } from "../common/ids.ts";
 import type { Logger } from "../common/logging.ts";
+import type { Metrics } from "../common/metrics.ts";
 import { DeviceChunkStore } from "../chunk/chunk_store.ts";
 import type { ErasureCoder } from "../chunk/erasure_code.ts";
 import type { FindingSink } from "../chunk/finding.ts";
@@ -14,6 +15,7 @@ import { SharedBulkMemory } from "../engine/bulk_memory.ts";
 import { RemoteFragmentStore } from "../engine/fragment_link.ts";
 import type { Link } from "../engine/link.ts";
 import type { PoolStart } from "./isolates.ts";
+import { timedCoder, timedStore } from "./timed_parts.ts";
 
 export interface ChunkAccess {
   readonly chunks: DeviceChunkStore;
@@ -30,6 +32,7 @@ export interface ChunkAccessOptions {
   readonly node: NodeId;
   readonly isalPath: string | undefined;
   readonly logger: Logger;
+  readonly metrics: Metrics;
   readonly report: FindingSink;
 }
 
@@ -41,10 +44,11 @@ export function openChunkAccess(options: ChunkAccessOptions): ChunkAccess {
   const stores = new Map<DeviceId, FragmentStore>();
   for (const pool of options.pools) {
     for (const device of pool.devices) {
-      stores.set(device, new RemoteFragmentStore(device, options.storage, memory));
+      const store = new RemoteFragmentStore(device, options.storage, memory);
+      stores.set(device, timedStore(store, options.metrics));
     }
   }
-  const { coder } = chooseErasureCoder(options.isalPath);
+  const coder = timedCoder(chooseErasureCoder(options.isalPath).coder, options.metrics);
   const chunks = new DeviceChunkStore({
     pools: options.pools.map((pool) => ({
       name: pool.name,

@@ -73,7 +73,7 @@ export function startGateway(start: GatewayStart): void {
   });
   main.handle(Method.metrics, () => utf8(JSON.stringify(metrics.registry.snapshot())));
   main.handle(Method.drain, async () => {
-    await server?.shutdown();
+    await endsWithin(server?.shutdown(), start.config.limits.drainMs);
     return utf8("null");
   });
   for (const [peer, link] of [["main", main], ["storage", storage]] as const) {
@@ -103,6 +103,7 @@ function wire(
     node: start.node,
     isalPath: options.isalPath,
     logger,
+    metrics,
     report: (finding) => tell(main, finding, metrics, logger),
   });
   const ledger = new LedgerClient(shards, router, CHUNK_RECORD_CODEC);
@@ -172,6 +173,14 @@ function tell(main: Link, finding: Finding, metrics: Metrics, logger: Logger): v
   main.call(Method.finding, utf8(JSON.stringify(finding))).catch((error: unknown) =>
     logger.warn("finding not delivered", { error: String(error) })
   );
+}
+
+/** Waits for the requests in flight, but not for one that never ends. */
+async function endsWithin(work: Promise<void> | undefined, limitMs: number): Promise<void> {
+  const late = Promise.withResolvers<void>();
+  const cancel = SYSTEM_CLOCK.after(limitMs, late.resolve);
+  await Promise.race([work, late.promise]);
+  cancel();
 }
 
 /** Main tells of changes before it answers whoever made them. */

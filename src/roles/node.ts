@@ -38,7 +38,7 @@ import { RemoteShardPort } from "../engine/shard_link.ts";
 import { LedgerClient } from "../log/ledger.ts";
 import { createNamespaceService } from "../namespace/service.ts";
 import { adminHttpHandler } from "./admin_http.ts";
-import { newBulkMemory, openChunkAccess } from "./chunk_access.ts";
+import { type ChunkAccess, newBulkMemory, openChunkAccess } from "./chunk_access.ts";
 import { CHUNK_RECORD_CODEC } from "./chunk_record_codec.ts";
 import { ServerNodeAdmin } from "./node_admin_service.ts";
 import { Upkeep } from "./upkeep.ts";
@@ -93,6 +93,7 @@ export class Node {
   readonly #gateways: Started[] = [];
   #router: ShardMap | undefined;
   #upkeep: Upkeep | undefined;
+  #chunks: ChunkAccess["chunks"] | undefined;
   #grpc: AdminServer | undefined;
   #admin: Deno.HttpServer<Deno.NetAddr> | undefined;
   #addresses: NodeAddresses | undefined;
@@ -188,8 +189,10 @@ export class Node {
       node: identity.node,
       isalPath: providerOptions(config).isalPath,
       logger: this.#logger,
+      metrics: this.#metrics,
       report: (finding) => this.#upkeep?.report(finding),
     });
+    this.#chunks = access.chunks;
     const ledger = new LedgerClient(shards, router, CHUNK_RECORD_CODEC);
     const namespaces = createNamespaceService({
       shards,
@@ -249,7 +252,7 @@ export class Node {
       metrics: this.#metrics,
     });
     this.#upkeep = upkeep;
-    await this.#startAdmin(port, identity, {
+    await this.#startAdmin(port, {
       tenancy,
       namespaces,
       node: new ServerNodeAdmin({
@@ -382,7 +385,6 @@ export class Node {
 
   async #startAdmin(
     s3Port: number,
-    identity: NodeIdentity,
     service: AdminServiceOptions,
   ): Promise<void> {
     const { listen, tls, fabricTls, admin: settings } = this.#options.config;
@@ -403,7 +405,7 @@ export class Node {
       handlers: adminHandlers(service),
       protoText: readProto("control"),
       token: await loadOrCreateAdminToken(settings.tokenFile),
-      cluster: identity.cluster,
+      cluster: this.#options.config.cluster,
       listen: listen.fabric,
       ...(fabricTls === undefined ? {} : {
         tls: {
@@ -427,6 +429,10 @@ export class Node {
     const snapshots = await Promise.all(
       all.map(({ link }) => ask<MetricsSnapshot>(link, Method.metrics)),
     );
+    for (const { name, capacityBytes, usedBytes } of await this.#chunks?.usage() ?? []) {
+      this.#metrics.poolCapacityBytes.with({ pool: name }).set(capacityBytes);
+      this.#metrics.poolUsedBytes.with({ pool: name }).set(usedBytes);
+    }
     this.#metrics.residentBytes.with({}).set(Deno.memoryUsage().rss);
     return await renderMetrics([this.#metrics.registry.snapshot(), ...snapshots]);
   }

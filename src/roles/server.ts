@@ -10,8 +10,8 @@ import { type ExitCode, PROCESS_TERMINAL, runCommand } from "./command_line.ts";
 import { Node } from "./node.ts";
 import { parseServerArguments } from "./server_command.ts";
 
-/** How long a drain may take before the process ends anyway. */
-const DRAIN_LIMIT_MS = 9_500;
+/** How long the rest of a stop may take once `limits.drain_ms` is over: then the process ends. */
+const STOP_LIMIT_MS = 1_500;
 
 /** @param args From "server" on. */
 export async function main(args: readonly string[]): Promise<number> {
@@ -29,10 +29,11 @@ export async function main(args: readonly string[]): Promise<number> {
     PROCESS_TERMINAL.out(JSON.stringify(readyLine(config, node)));
     const signal = await signalled.promise;
     logger.info("draining", { signal });
+    const limitMs = config.limits.drainMs + STOP_LIMIT_MS;
     const limit = setTimeout(() => {
-      logger.error("drain took too long", { limitMs: DRAIN_LIMIT_MS });
+      logger.error("stop took too long", { limitMs });
       Deno.exit(0);
-    }, DRAIN_LIMIT_MS);
+    }, limitMs);
     await node.stop();
     clearTimeout(limit);
     logger.info("stopped");

@@ -38,6 +38,7 @@ import { NODE_LOG_DISK } from "../raft/node_log_disk.ts";
 import { openWriteAheadLog, type SegmentedLog } from "../raft/wal.ts";
 import type { LeasedKeySource } from "../keys/tenant_keys.ts";
 import { createBlockCache, openTable } from "../table/open_table.ts";
+import type { BlockCache } from "../table/table.ts";
 import { type WorkerRunner, workerRunner } from "../table/worker_runner.ts";
 import { type DirectoryNews, snapshotFromJson } from "./directory_news.ts";
 import type { DeviceStart, StorageStart, StorageStarted } from "./isolates.ts";
@@ -51,6 +52,7 @@ import {
 } from "./local_devices.ts";
 import { readProto } from "./protocols.ts";
 import { providerOptions } from "./provider_assets.ts";
+import { timedLogDisk } from "./timed_parts.ts";
 
 /** Everything that is open, to be closed in reverse. */
 interface Storage {
@@ -60,6 +62,7 @@ interface Storage {
   readonly raft: RaftHost;
   readonly logs: LogHost;
   readonly tables: WorkerRunner;
+  readonly blockCache: BlockCache;
   readonly router: ShardMap;
   readonly keys: LeasedKeySource;
 }
@@ -170,7 +173,7 @@ async function openStorage(
   const devices = [...await openDevices({ ...deviceOptions, force: start.force })];
   const wal = await openWriteAheadLog({
     directory: config.log.directory,
-    disk: NODE_LOG_DISK,
+    disk: timedLogDisk(NODE_LOG_DISK, metrics),
     logger,
     segmentBytes: config.log.segmentBytes,
     crc32c,
@@ -202,7 +205,7 @@ async function openStorage(
     startGroup: (shard, stateMachine) =>
       raft.createGroup({ shard, nodeId: start.node, voters: [start.node], stateMachine }),
   });
-  const storage = { devices, deviceOptions, wal, raft, logs, tables, router, keys };
+  const storage = { devices, deviceOptions, wal, raft, logs, tables, blockCache, router, keys };
   await logs.open(CONTROL_SHARD, SYSTEM_ORGANISATION, await keys.acquire(SYSTEM_ORGANISATION));
   await openShards(logs, keys, router);
   const { name, version, fips } = provider.report;
@@ -246,6 +249,9 @@ function collect(storage: Storage, metrics: Metrics): void {
   const log = storage.wal.statistics();
   metrics.walEntries.with({} as never).value = log.appends;
   metrics.walBytes.with({} as never).value = log.bytes;
+  const cache = "table_blocks";
+  metrics.cacheHits.with({ cache }).value = storage.blockCache.hits;
+  metrics.cacheMisses.with({ cache }).value = storage.blockCache.misses;
 }
 
 function json(value: unknown): Uint8Array {

@@ -118,4 +118,7 @@ export interface TableOptions {
 export interface BlockCache {
   readonly capacityBytes: number;
   readonly usedBytes: number;
+  /** Look-ups that it answered, and that it did not. */
+  readonly hits: number;
+  readonly misses: number;
 }

@@ -53,8 +53,11 @@ export class S3Client {
     this.#host = new URL(endpoint.s3).host;
   }
 
-  /** Signs and sends. @throws TypeError when the connection fails. */
-  async send(request: S3Request): Promise<S3Reply> {
+  /** Path with query, and signed headers without `host`. */
+  sign(
+    request: S3Request,
+    payloadHash: string,
+  ): { readonly target: string; readonly headers: Readonly<Record<string, string>> } {
     const path = request.bucket === undefined || request.bucket === ""
       ? "/"
       : `/${uriEncode(request.bucket)}${
@@ -62,10 +65,6 @@ export class S3Client {
       }`;
     const query = Object.entries(request.query ?? {})
       .map(([k, v]) => `${uriEncode(k)}=${uriEncode(v)}`).sort().join("&");
-    const payload = request.body ?? "";
-    const payloadHash = payload.length === 0
-      ? EMPTY_SHA256
-      : createHash("sha256").update(payload).digest("hex");
     const date = new Date().toISOString().replace(/[-:]|\.\d{3}/g, "");
     const headers: Record<string, string> = {
       host: this.#host,
@@ -95,25 +94,31 @@ export class S3Client {
     const signature = createHmac("sha256", key).update(toSign).digest("hex");
     headers.authorization =
       `AWS4-HMAC-SHA256 Credential=${this.#endpoint.accessKeyId}/${scope}, SignedHeaders=${signed}, Signature=${signature}`;
-    if (/\/\.{1,2}(\/|$)/.test(path)) {
-      return await this.#sendRaw(request, path, query, headers, payload);
-    }
     delete headers.host;
+    return { target: `${path}${query === "" ? "" : `?${query}`}`, headers };
+  }
+
+  /** Signs and sends. @throws TypeError when the connection fails. */
+  async send(request: S3Request): Promise<S3Reply> {
+    const payload = request.body ?? "";
+    const payloadHash = payload.length === 0
+      ? EMPTY_SHA256
+      : createHash("sha256").update(payload).digest("hex");
+    const { target, headers } = this.sign(request, payloadHash);
     const init: RequestInit = { method: request.method, headers };
     if (payload.length > 0) init.body = payload;
     if (request.signal !== undefined) init.signal = request.signal;
-    const response = await fetch(
-      `${this.#endpoint.s3}${path}${query === "" ? "" : `?${query}`}`,
-      init,
-    );
+    if (/\/\.{1,2}(\/|\?|$)/.test(target)) {
+      return await this.#sendRaw(request, target, headers, payload);
+    }
+    const response = await fetch(`${this.#endpoint.s3}${target}`, init);
     return reply(response.status, response.headers, new Uint8Array(await response.arrayBuffer()));
   }
 
   /** `fetch` resolves dot segments in paths; such keys go over a connection of their own. */
   async #sendRaw(
     request: S3Request,
-    path: string,
-    query: string,
+    target: string,
     headers: Readonly<Record<string, string>>,
     payload: Uint8Array<ArrayBuffer> | string,
   ): Promise<S3Reply> {
@@ -125,10 +130,10 @@ export class S3Client {
       tls: false,
     });
     try {
-      const target = query === "" ? path : `${path}?${query}`;
       const head = [
         `${request.method} ${target} HTTP/1.1`,
         ...Object.entries(headers).map(([name, value]) => `${name}: ${value}`),
+        `host: ${this.#host}`,
         `content-length: ${body.length}`,
         "\r\n",
       ].join("\r\n");

@@ -10,6 +10,7 @@ export interface TestServer {
   readonly s3: string;
   readonly admin: string;
   readonly fabric: string;
+  /** "" where the server was not started with `--dev`. */
   readonly accessKeyId: string;
   readonly secretAccessKey: string;
   readonly dataDir: string;
@@ -29,6 +30,8 @@ export interface TestServer {
 export interface TestServerOptions {
   /** Kept when given; otherwise a fresh temporary directory that `removeData` deletes. */
   readonly dataDir?: string;
+  /** Starts with `--config` and this file instead of `--dev`; `dataDir` is then its data_dir. */
+  readonly configFile?: string;
   readonly args?: readonly string[];
   readonly env?: Readonly<Record<string, string>>;
   /** How long the ready line may take. Default 20,000. */
@@ -57,15 +60,9 @@ export async function startServer(options: TestServerOptions = {}): Promise<Test
   const child = new Deno.Command(binaryUnderTest(), {
     args: [
       "server",
-      "--dev",
-      "--data-dir",
-      dataDir,
-      "--s3-listen",
-      "127.0.0.1:0",
-      "--admin-listen",
-      "127.0.0.1:0",
-      "--fabric-listen",
-      "127.0.0.1:0",
+      ...options.configFile === undefined
+        ? devArguments(dataDir)
+        : ["--config", options.configFile],
       ...options.args ?? [],
     ],
     env: {
@@ -125,8 +122,8 @@ export async function startServer(options: TestServerOptions = {}): Promise<Test
     s3: String(ready.s3),
     admin: String(ready.admin),
     fabric: String(ready.fabric),
-    accessKeyId: String(ready.accessKeyId),
-    secretAccessKey: String(ready.secretAccessKey),
+    accessKeyId: String(ready.accessKeyId ?? ""),
+    secretAccessKey: String(ready.secretAccessKey ?? ""),
     dataDir,
     pid: child.pid,
     startMs,
@@ -135,6 +132,12 @@ export async function startServer(options: TestServerOptions = {}): Promise<Test
     kill: async () => void await end("SIGKILL"),
     residentBytes: () => residentBytes(child.pid),
   };
+}
+
+/** `--dev` on free ports of 127.0.0.1. */
+export function devArguments(dataDir: string): readonly string[] {
+  const listen = ["s3", "admin", "fabric"].flatMap((name) => [`--${name}-listen`, "127.0.0.1:0"]);
+  return ["--dev", "--data-dir", dataDir, ...listen];
 }
 
 /** Removes a data directory. */
