@@ -164,40 +164,43 @@ export async function objectRates(gateways: number): Promise<BenchLine[]> {
 
     // PUT and GET 64 MiB
     let put = 0;
-    const largeHash = createHash("sha256").update(large).digest("hex");
     const barePut = bareRequest("PUT", "/large", large);
-    const putRates = await paired(
-      () => {
+    const putLarge = (signed: boolean) => () => {
+      const rounds = 6;
+      const requests = Array.from({ length: rounds }, () => {
         // Content differs each time: the store keeps equal chunks once.
-        large[put * 4096] = (large[put * 4096] ?? 0) ^ 0xff;
-        const rounds = 6;
-        const requests = Array.from(
-          { length: rounds },
-          (_, i) => {
-            const body = large.slice();
-            for (let at = 0; at < body.length; at += 4 << 20) body[at + put + 1] = i + put;
-            return builder.build("PUT", `/${BUCKET}/large-${put++}`, "", body);
-          },
+        const body = large.slice();
+        const view = new DataView(body.buffer);
+        for (let at = 0; at < body.length; at += 4 << 20) view.setUint32(at, put + 1);
+        return builder.build(
+          "PUT",
+          `/${BUCKET}/large-${put++}`,
+          "",
+          body,
+          signed ? undefined : "UNSIGNED-PAYLOAD",
         );
-        return runLoad(port, 4, rounds, (i) => requests[i] as WireRequest);
-      },
-      () => runLoad(bare.port, 4, 8, () => barePut),
-      (result) => result.bytesPerSecond,
-    );
-    lines.push(
-      {
-        name: `PUT 64 MiB, ratio to bare${suffix}`,
-        value: putRates.ratio,
-        unit: "ratio",
-        target: ">= 0.4",
-      },
-      {
-        name: `PUT 64 MiB${suffix}`,
-        value: putRates.ours / 1e6,
-        unit: "MB/s",
-        note: `bare ${(putRates.bare / 1e6).toFixed(0)}`,
-      },
-    );
+      });
+      return runLoad(port, 4, rounds, (i) => requests[i] as WireRequest);
+    };
+    const bareLoad = () => runLoad(bare.port, 4, 8, () => barePut);
+    for (const signed of [false, true]) {
+      const how = signed ? "signed body" : "unsigned body";
+      const rates = await paired(putLarge(signed), bareLoad, (result) => result.bytesPerSecond);
+      lines.push(
+        {
+          name: `PUT 64 MiB, ${how}, ratio to bare${suffix}`,
+          value: rates.ratio,
+          unit: "ratio",
+          ...(signed ? {} : { target: ">= 0.4" }),
+        },
+        {
+          name: `PUT 64 MiB, ${how}${suffix}`,
+          value: rates.ours / 1e6,
+          unit: "MB/s",
+          note: `bare ${(rates.bare / 1e6).toFixed(0)}`,
+        },
+      );
+    }
     const largeGet = builder.build("GET", `/${BUCKET}/large-0`, "", undefined);
     const bareLarge = bareRequest("GET", `/${64 << 20}`);
     const getRates = await paired(
@@ -216,9 +219,7 @@ export async function objectRates(gateways: number): Promise<BenchLine[]> {
         name: `GET 64 MiB${suffix}`,
         value: getRates.ours / 1e6,
         unit: "MB/s",
-        note: `bare ${(getRates.bare / 1e6).toFixed(0)}, sha-256 of the PUT body ${
-          largeHash.slice(0, 8)
-        }`,
+        note: `bare ${(getRates.bare / 1e6).toFixed(0)}`,
       },
     );
 
