@@ -399,14 +399,7 @@ export class RaftCore {
   #stepOldTerm(message: Message): void {
     const base = { from: this.id, to: message.from, term: this.#term };
     if (message.type === "append" || message.type === "heartbeat") {
-      this.#afterPersist.push({
-        type: "appendReply",
-        ...base,
-        index: 0,
-        rejected: false,
-        hintIndex: 0,
-        hintTerm: 0,
-      });
+      this.#replyAppend(message.from, 0);
     } else if (message.type === "vote" && message.pre) {
       this.#afterPersist.push({ type: "voteReply", ...base, pre: true, granted: false });
     }
@@ -422,26 +415,30 @@ export class RaftCore {
   }
 
   #stepAppend(message: AppendRequest): void {
-    const reply = (index: number, rejected: boolean, hintIndex = 0, hintTerm = 0): void => {
-      this.#afterPersist.push({
-        type: "appendReply",
-        from: this.id,
-        to: message.from,
-        term: this.#term,
-        index,
-        rejected,
-        hintIndex,
-        hintTerm,
-      });
-    };
-    if (message.previousIndex < this.log.committed) return reply(this.log.committed, false);
+    if (message.previousIndex < this.log.committed) {
+      return this.#replyAppend(message.from, this.log.committed);
+    }
     const last = this.log.tryAppend(message.previousIndex, message.previousTerm, message.entries);
     if (last !== undefined) {
       this.log.commitTo(Math.min(message.commit, last));
-      return reply(last, false);
+      return this.#replyAppend(message.from, last);
     }
     const hint = this.log.findConflictByTerm(message.previousIndex, message.previousTerm);
-    reply(message.previousIndex, true, hint, this.log.termAt(hint) ?? 0);
+    const hintTerm = this.log.termAt(hint) ?? 0;
+    this.#replyAppend(message.from, message.previousIndex, true, hint, hintTerm);
+  }
+
+  #replyAppend(to: NodeId, index: number, rejected = false, hintIndex = 0, hintTerm = 0): void {
+    this.#afterPersist.push({
+      type: "appendReply",
+      from: this.id,
+      to,
+      term: this.#term,
+      index,
+      rejected,
+      hintIndex,
+      hintTerm,
+    });
   }
 
   #stepHeartbeat(message: Heartbeat): void {
@@ -466,16 +463,7 @@ export class RaftCore {
         this.#snapshot = snapshot;
       }
     }
-    this.#afterPersist.push({
-      type: "appendReply",
-      from: this.id,
-      to: message.from,
-      term: this.#term,
-      index: this.log.committed,
-      rejected: false,
-      hintIndex: 0,
-      hintTerm: 0,
-    });
+    this.#replyAppend(message.from, this.log.committed);
   }
 
   // ---- the leader's side
