@@ -175,14 +175,8 @@ export class RaftCore {
     const term = pre ? this.#term + 1 : this.#term;
     for (const to of new Set([...this.#configuration.voters, ...this.#configuration.outgoing])) {
       if (to === this.id) {
-        const reply: VoteReply = {
-          type: "voteReply",
-          from: this.id,
-          to,
-          term,
-          pre,
-          granted: true,
-        };
+        const own = { from: to, to, term, pre, granted: true };
+        const reply: VoteReply = { type: "voteReply", ...own };
         // The own vote counts once it is durable, like any other.
         if (pre) this.#stepVoteReply(reply);
         else this.#afterPersist.push(reply);
@@ -739,7 +733,7 @@ export class RaftCore {
     const hardState = writes
       ? { term: this.#term, vote: this.#vote, commit: this.log.committed }
       : undefined;
-    const ready: Ready = {
+    return {
       hardState,
       truncateFrom,
       entries,
@@ -749,7 +743,6 @@ export class RaftCore {
       readStates: this.#readStates,
       loads: this.#loads,
     };
-    return ready;
   }
 
   /** `ready` was taken: its parts are not given again. */
