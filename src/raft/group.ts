@@ -9,7 +9,8 @@ import type { NodeId, ShardId } from "../common/ids.ts";
 import type { Logger } from "../common/logging.ts";
 import { plainConfiguration } from "./core/configuration.ts";
 import type { Message } from "./core/messages.ts";
-import { RaftCore, type Ready } from "./core/raft_core.ts";
+import { RaftCore } from "./core/raft_core.ts";
+import type { Ready } from "./core/ready.ts";
 import type { GroupOptions } from "./host.ts";
 import {
   type Entry,

@@ -12,7 +12,7 @@ import { type Clock, SYSTEM_CLOCK } from "../common/clock.ts";
 import { KisekiError } from "../common/errors.ts";
 import type { NodeId, ShardId } from "../common/ids.ts";
 import type { Logger } from "../common/logging.ts";
-import type { Ready } from "./core/raft_core.ts";
+import type { Ready } from "./core/ready.ts";
 import { GroupRunner } from "./group.ts";
 import type { LogRecord, RaftGroup, StateMachine } from "./ports.ts";
 import { RecoveredGroups } from "./recovered_groups.ts";

@@ -138,3 +138,34 @@ export function applyConfigurationChange(
 function refused(why: string): KisekiError {
   return new KisekiError("common.failed_precondition", `membership change refused: ${why}`);
 }
+
+/** Configurations by the index from which they hold: a snapshot names the one of its index. */
+export class ConfigurationHistory {
+  #held: { readonly index: number; readonly configuration: Configuration }[];
+
+  constructor(index: number, configuration: Configuration) {
+    this.#held = [{ index, configuration }];
+  }
+
+  add(index: number, configuration: Configuration): void {
+    this.#held.push({ index, configuration });
+  }
+
+  /** The configuration that held after entry `index`. */
+  at(index: number): Configuration {
+    let [found] = this.#held;
+    for (const held of this.#held) if (held.index <= index) found = held;
+    if (found === undefined) throw new KisekiError("common.internal", "no configuration is held");
+    return found.configuration;
+  }
+
+  everVoted(node: NodeId): boolean {
+    return this.#held.some((held) => isVoter(held.configuration, node));
+  }
+
+  /** Forgets what held only before entry `index`. */
+  compactTo(index: number): void {
+    const configuration = this.at(index);
+    this.#held = [{ index, configuration }, ...this.#held.filter((held) => held.index > index)];
+  }
+}

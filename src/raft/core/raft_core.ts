@@ -15,6 +15,7 @@ import {
   applyConfigurationChange,
   type Configuration,
   type ConfigurationChange,
+  ConfigurationHistory,
   decodeConfigurationChange,
   encodeConfigurationChange,
   isJoint,
@@ -35,52 +36,10 @@ import type {
 import { Progress } from "./progress.ts";
 import { committedIndex, voteOutcome } from "./quorum.ts";
 import type { RaftLog } from "./raft_log.ts";
+import type { RaftCoreOptions, ReadState, Ready, Role } from "./ready.ts";
 import { ReadIndexQueue } from "./read_index.ts";
 
 export const NO_NODE: NodeId = 0 as NodeId;
-
-export type Role = "follower" | "preCandidate" | "candidate" | "leader";
-
-/** How a core is made. */
-export interface RaftCoreOptions {
-  readonly id: NodeId;
-  readonly configuration: Configuration;
-  readonly hardState: HardState;
-  /** What was durable at start; the core owns it from now on. */
-  readonly log: RaftLog;
-  /** Ticks without a leader before an election, at least; also the lease of check-quorum. */
-  readonly electionTicks: number;
-  readonly heartbeatTicks: number;
-  /** A fresh random timeout in [electionTicks, 2 * electionTicks). */
-  readonly randomElectionTicks: () => number;
-  readonly maxAppendBytes: number;
-  /** Appends under way to one member. */
-  readonly maxInFlight: number;
-  /** Data of the first entry of a term; called when this node becomes leader. */
-  readonly becomeLeader: (term: number) => Uint8Array;
-}
-
-/** A read that may be served once `index` is applied. */
-export interface ReadState {
-  readonly request: number;
-  readonly index: number;
-}
-
-/** What is to be done now. */
-export interface Ready {
-  /** To be written, with the entries. Undefined when unchanged. */
-  readonly hardState: HardState | undefined;
-  /** Entries from here on are void. Written before `entries`. */
-  readonly truncateFrom: number | undefined;
-  readonly entries: readonly Entry[];
-  /** A snapshot that replaces the log. Written before all else. */
-  readonly snapshot: SnapshotMeta | undefined;
-  readonly messages: readonly Message[];
-  readonly afterPersist: readonly Message[];
-  readonly readStates: readonly ReadState[];
-  /** Entries that the log does not hold in memory and a member needs: load, then `loaded`. */
-  readonly loads: readonly { readonly from: number; readonly to: number; readonly node: NodeId }[];
-}
 
 /** One member's core. */
 export class RaftCore {
@@ -88,8 +47,7 @@ export class RaftCore {
   readonly log: RaftLog;
   readonly #o: RaftCoreOptions;
   #configuration: Configuration;
-  /** Configurations by the index from which they hold, oldest first. */
-  #history: { readonly index: number; readonly configuration: Configuration }[];
+  #history: ConfigurationHistory;
   #role: Role = "follower";
   #term: number;
   #vote: NodeId;
@@ -117,7 +75,7 @@ export class RaftCore {
     this.id = options.id;
     this.log = options.log;
     this.#configuration = options.configuration;
-    this.#history = [{ index: options.log.compactIndex, configuration: options.configuration }];
+    this.#history = new ConfigurationHistory(options.log.compactIndex, options.configuration);
     this.#term = options.hardState.term;
     this.#vote = options.hardState.vote;
     this.#writtenState = options.hardState;
@@ -201,7 +159,7 @@ export class RaftCore {
       const entry = this.log.entryInMemory(index);
       if (entry === undefined || entry.kind === EntryKind.configuration) return false;
     }
-    return this.#history.some((held) => isVoter(held.configuration, this.id));
+    return this.#history.everVoted(this.id);
   }
 
   #poll(pre: boolean, transfer: boolean): void {
@@ -217,14 +175,8 @@ export class RaftCore {
     const term = pre ? this.#term + 1 : this.#term;
     for (const to of new Set([...this.#configuration.voters, ...this.#configuration.outgoing])) {
       if (to === this.id) {
-        const reply: VoteReply = {
-          type: "voteReply",
-          from: this.id,
-          to,
-          term,
-          pre,
-          granted: true,
-        };
+        const own = { from: to, to, term, pre, granted: true };
+        const reply: VoteReply = { type: "voteReply", ...own };
         // The own vote counts once it is durable, like any other.
         if (pre) this.#stepVoteReply(reply);
         else this.#afterPersist.push(reply);
@@ -441,14 +393,7 @@ export class RaftCore {
   #stepOldTerm(message: Message): void {
     const base = { from: this.id, to: message.from, term: this.#term };
     if (message.type === "append" || message.type === "heartbeat") {
-      this.#afterPersist.push({
-        type: "appendReply",
-        ...base,
-        index: 0,
-        rejected: false,
-        hintIndex: 0,
-        hintTerm: 0,
-      });
+      this.#replyAppend(message.from, 0);
     } else if (message.type === "vote" && message.pre) {
       this.#afterPersist.push({ type: "voteReply", ...base, pre: true, granted: false });
     }
@@ -464,26 +409,30 @@ export class RaftCore {
   }
 
   #stepAppend(message: AppendRequest): void {
-    const reply = (index: number, rejected: boolean, hintIndex = 0, hintTerm = 0): void => {
-      this.#afterPersist.push({
-        type: "appendReply",
-        from: this.id,
-        to: message.from,
-        term: this.#term,
-        index,
-        rejected,
-        hintIndex,
-        hintTerm,
-      });
-    };
-    if (message.previousIndex < this.log.committed) return reply(this.log.committed, false);
+    if (message.previousIndex < this.log.committed) {
+      return this.#replyAppend(message.from, this.log.committed);
+    }
     const last = this.log.tryAppend(message.previousIndex, message.previousTerm, message.entries);
     if (last !== undefined) {
       this.log.commitTo(Math.min(message.commit, last));
-      return reply(last, false);
+      return this.#replyAppend(message.from, last);
     }
     const hint = this.log.findConflictByTerm(message.previousIndex, message.previousTerm);
-    reply(message.previousIndex, true, hint, this.log.termAt(hint) ?? 0);
+    const hintTerm = this.log.termAt(hint) ?? 0;
+    this.#replyAppend(message.from, message.previousIndex, true, hint, hintTerm);
+  }
+
+  #replyAppend(to: NodeId, index: number, rejected = false, hintIndex = 0, hintTerm = 0): void {
+    this.#afterPersist.push({
+      type: "appendReply",
+      from: this.id,
+      to,
+      term: this.#term,
+      index,
+      rejected,
+      hintIndex,
+      hintTerm,
+    });
   }
 
   #stepHeartbeat(message: Heartbeat): void {
@@ -504,20 +453,11 @@ export class RaftCore {
       else {
         this.log.restore(snapshot.index, snapshot.term);
         this.#configuration = snapshot.configuration;
-        this.#history = [{ index: snapshot.index, configuration: snapshot.configuration }];
+        this.#history = new ConfigurationHistory(snapshot.index, snapshot.configuration);
         this.#snapshot = snapshot;
       }
     }
-    this.#afterPersist.push({
-      type: "appendReply",
-      from: this.id,
-      to: message.from,
-      term: this.#term,
-      index: this.log.committed,
-      rejected: false,
-      hintIndex: 0,
-      hintTerm: 0,
-    });
+    this.#replyAppend(message.from, this.log.committed);
   }
 
   // ---- the leader's side
@@ -653,7 +593,7 @@ export class RaftCore {
       snapshot: {
         index,
         term: this.log.compactTerm,
-        configuration: this.#configurationAt(index),
+        configuration: this.#history.at(index),
       },
     });
     progress.becomeSnapshot(index);
@@ -793,7 +733,7 @@ export class RaftCore {
     const hardState = writes
       ? { term: this.#term, vote: this.#vote, commit: this.log.committed }
       : undefined;
-    const ready: Ready = {
+    return {
       hardState,
       truncateFrom,
       entries,
@@ -803,7 +743,6 @@ export class RaftCore {
       readStates: this.#readStates,
       loads: this.#loads,
     };
-    return ready;
   }
 
   /** `ready` was taken: its parts are not given again. */
@@ -847,7 +786,7 @@ export class RaftCore {
     const change = decodeConfigurationChange(entry.data);
     if ((change.type === "leaveJoint") !== isJoint(this.#configuration)) return;
     this.#configuration = applyConfigurationChange(this.#configuration, change);
-    this.#history.push({ index: entry.index, configuration: this.#configuration });
+    this.#history.add(entry.index, this.#configuration);
     if (this.#role !== "leader") return;
     this.#syncProgress();
     if (!this.#configuration.voters.has(this.#transferee)) this.#transferee = NO_NODE;
@@ -857,17 +796,7 @@ export class RaftCore {
 
   /** A durable snapshot covers the entries up to `index`. */
   compactTo(index: number): void {
-    const configuration = this.#configurationAt(index);
     this.log.compactTo(index);
-    this.#history = [
-      { index, configuration },
-      ...this.#history.filter((held) => held.index > index),
-    ];
-  }
-
-  #configurationAt(index: number): Configuration {
-    let found = this.#configuration;
-    for (const held of this.#history) if (held.index <= index) found = held.configuration;
-    return found;
+    this.#history.compactTo(index);
   }
 }

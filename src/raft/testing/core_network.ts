@@ -9,7 +9,8 @@ import assert from "node:assert/strict";
 import type { NodeId } from "../../common/ids.ts";
 import { type Configuration, plainConfiguration } from "../core/configuration.ts";
 import type { Message } from "../core/messages.ts";
-import { RaftCore, type Ready } from "../core/raft_core.ts";
+import { RaftCore } from "../core/raft_core.ts";
+import type { Ready } from "../core/ready.ts";
 import { RaftLog } from "../core/raft_log.ts";
 import { type Entry, EntryKind, type HardState } from "../ports.ts";
 
