@@ -124,11 +124,11 @@ class Rig {
 
   /** Waits until a device holds what it should again. */
   async rebuilt(index: number, fragments: number): Promise<void> {
-    for (let i = 0; i < 300; i++) {
+    for (let i = 0; i < 60; i++) {
       if ((await this.device(index)).fragments >= fragments) return;
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
-    throw new Error(`device ${index} was not rebuilt in 30 s`);
+    throw new Error(`device ${index} was not rebuilt in time`);
   }
 }
 
