@@ -125,6 +125,8 @@ export class ChunkRepair {
           { details: { chunk } },
         );
       }
+      // Where nothing is written, nobody else asks how the devices are.
+      await this.options.pool(record.pool)?.refresh();
       const rebuilt: number[] = [];
       const unrepaired: number[] = [];
       for (const [fragment, { state }] of found.entries()) {

@@ -119,9 +119,11 @@ async function check(
   if (record.placement[fragment] !== store.device) found("misplaced", fragment, store.device);
   const order = options.pool(record.pool)?.order(chunk);
   if (order !== undefined && order[fragment] !== store.device) counts.offMap++;
-  // The first device of the placement that answers looks after the others.
-  const keeper = record.placement.find((device) => options.stores.has(device));
-  if (keeper !== store.device) return;
+  if (record.placement[fragment] !== store.device) return;
+  // The first fragment that is there looks after the others.
+  for (const [sibling, device] of record.placement.slice(0, fragment).entries()) {
+    if (await isHeld(options.stores.get(device), header, sibling)) return;
+  }
   for (const [sibling, device] of record.placement.entries()) {
     if (sibling === fragment) continue;
     const other = options.stores.get(device);
@@ -135,6 +137,19 @@ async function check(
     });
     if (problem !== undefined) found(problem, sibling, device);
     else if (missing) found("missing", sibling, device);
+  }
+}
+
+async function isHeld(
+  store: FragmentStore | undefined,
+  header: FragmentHeader,
+  fragment: number,
+): Promise<boolean> {
+  try {
+    return await store?.head(header.chunk, header.incarnation, fragment) !== undefined;
+  } catch (error) {
+    if (!isKisekiError(error)) throw error;
+    return false; // this device cannot say: the next one looks after the chunk, and reports it
   }
 }
 

@@ -124,11 +124,14 @@ export class Upkeep {
 
   /** Rebuilds everything that a device held. */
   rebuild(device: DeviceId): void {
-    this.#track(
-      this.#repair.rebuildDevices(new Set([device]), () => this.#stopped).then((report) => {
-        this.#options.logger.info("device rebuilt", { device, ...report });
-      }),
-    );
+    this.#track(this.#rebuild(device));
+  }
+
+  async #rebuild(device: DeviceId): Promise<void> {
+    // The pools still know the device as it was: lost.
+    await this.#options.access.chunks.usage();
+    const report = await this.#repair.rebuildDevices(new Set([device]), () => this.#stopped);
+    this.#options.logger.info("device rebuilt", { device, ...report });
   }
 
   /** Takes a finding of a reader or a scrub; its chunk is repaired soon. */
