@@ -11,7 +11,7 @@ import { setImmediate } from "node:timers";
 import { isKisekiError, KisekiError } from "../common/errors.ts";
 import type { Id128 } from "../common/ids.ts";
 import type { Logger } from "../common/logging.ts";
-import type { Crc32c } from "./crc32c.ts";
+import type { Crc32c } from "../common/crc32c.ts";
 import type { LogDisk, LogFile } from "./log_disk.ts";
 import { BLOCK_BYTES, encodeSegmentHeader, type SegmentHeader } from "./wal_format.ts";
 

@@ -12,7 +12,7 @@ import { type Clock, SYSTEM_CLOCK } from "../common/clock.ts";
 import { KisekiError } from "../common/errors.ts";
 import { type Id128, newId128, type ShardId } from "../common/ids.ts";
 import type { Logger } from "../common/logging.ts";
-import { type Crc32c, crc32c as portableCrc32c } from "./crc32c.ts";
+import { type Crc32c, crc32c as portableCrc32c } from "../common/crc32c.ts";
 import { EntryPositions } from "./entry_positions.ts";
 import type { LogDisk } from "./log_disk.ts";
 import { firstSegmentHeader, type Segment, SegmentFiles, segmentName } from "./log_segments.ts";

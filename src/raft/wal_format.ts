@@ -53,7 +53,7 @@
 import { ByteReader, type Bytes, equalBytes, fromHex, toHex } from "../common/bytes.ts";
 import { KisekiError } from "../common/errors.ts";
 import type { Id128, NodeId, ShardId } from "../common/ids.ts";
-import type { Crc32c } from "./crc32c.ts";
+import type { Crc32c } from "../common/crc32c.ts";
 import { EntryKind, type LogRecord } from "./ports.ts";
 
 export const BLOCK_BYTES = 4096;

@@ -10,7 +10,7 @@ import { isKisekiError, KisekiError } from "../common/errors.ts";
 import type { NodeId, ShardId } from "../common/ids.ts";
 import { SILENT_LOGGER } from "../common/logging.ts";
 import { decodeConfigurationChange, encodeConfigurationChange } from "./core/configuration.ts";
-import { crc32c } from "./crc32c.ts";
+import { crc32c } from "../common/crc32c.ts";
 import { EntryKind, type LogRecord } from "./ports.ts";
 import { FakeDisk } from "./testing/fake_disk.ts";
 import { openWriteAheadLog } from "./wal.ts";

@@ -15,7 +15,7 @@
  */
 import type { Bytes } from "../common/bytes.ts";
 import { isKisekiError, KisekiError } from "../common/errors.ts";
-import type { Crc32c } from "./crc32c.ts";
+import type { Crc32c } from "../common/crc32c.ts";
 import type { LogFile } from "./log_disk.ts";
 import {
   BATCH_HEADER_BYTES,

@@ -4,6 +4,7 @@
 import { openLibc } from "../../ffi/libc.ts";
 import { SYSTEM_CLOCK } from "../common/clock.ts";
 import type { ServerConfig } from "../common/config.ts";
+import { KisekiError } from "../common/errors.ts";
 import type { Logger } from "../common/logging.ts";
 import type { CryptoProvider } from "../crypto/provider.ts";
 import { createKeySlots, openEmbeddedKeyManager } from "../keys/embedded_key_manager.ts";
@@ -35,6 +36,12 @@ export async function openNodeKeys(
   for (const missing of hardenProcess(libc)) logger.warn("process not hardened", { missing });
   const path = `${config.dataDir}/${KEY_SLOT_FILE_NAME}`;
   const first = !await isFile(path);
+  if (first && await exists(`${config.dataDir}/shards`)) {
+    throw new KisekiError(
+      "keys.unavailable",
+      `${path} is missing, but ${config.dataDir}/shards holds data that it seals: restore it`,
+    );
+  }
   const rootKey = await readRootKey({
     libc,
     provider,
@@ -74,8 +81,13 @@ export async function openNodeKeys(
 }
 
 async function isFile(path: string): Promise<boolean> {
+  return (await exists(path)) && (await Deno.stat(path)).isFile;
+}
+
+async function exists(path: string): Promise<boolean> {
   try {
-    return (await Deno.stat(path)).isFile;
+    await Deno.stat(path);
+    return true;
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return false;
     throw error;
