@@ -68,11 +68,13 @@ export interface GatewayStarted {
   readonly port: number;
 }
 
-/** Starts a Worker by its name in the table of `assets.ts`, and fails loudly when it dies. */
-export function startWorker(
+/**
+ * Makes a Worker: it loads its module at once and waits for its start message. A death is told
+ * loudly.
+ */
+export function spawnWorker(
   url: string | URL,
   name: string,
-  start: StorageStart | GatewayStart,
   onDeath: (name: string, reason: string) => void,
 ): Worker {
   const worker = new Worker(url, { type: "module", name });
@@ -80,6 +82,5 @@ export function startWorker(
     event.preventDefault();
     onDeath(name, event.message);
   });
-  worker.postMessage(start);
   return worker;
 }

@@ -46,9 +46,10 @@ import { writeDurably } from "./durable_file.ts";
 import { type DirectoryNews, snapshotToJson } from "./directory_news.ts";
 import {
   type DeviceStart,
+  type GatewayStart,
   type GatewayStarted,
   type LinkStart,
-  startWorker,
+  spawnWorker,
   type StorageStarted,
 } from "./isolates.ts";
 import { serveKeys } from "./key_link.ts";
@@ -79,7 +80,6 @@ export interface NodeAddresses {
 
 interface Started {
   readonly link: Link;
-  readonly worker: Worker;
 }
 
 export class Node {
@@ -91,6 +91,7 @@ export class Node {
   #keys: NodeKeys | undefined;
   #storage: Started | undefined;
   readonly #gateways: Started[] = [];
+  readonly #workers = new Map<string, Worker>();
   #router: ShardMap | undefined;
   #upkeep: Upkeep | undefined;
   #chunks: ChunkAccess["chunks"] | undefined;
@@ -139,12 +140,8 @@ export class Node {
     await this.#grpc?.stop(GRPC_GRACE_MS);
     await this.#admin?.shutdown();
     if (this.#storage !== undefined) await this.#storage.link.call(Method.drain, EMPTY_BYTES);
-    for (
-      const { link, worker } of [...this.#gateways, this.#storage].filter((w) => w !== undefined)
-    ) {
-      link.close();
-      worker.terminate();
-    }
+    for (const started of [...this.#gateways, this.#storage]) started?.link.close();
+    for (const worker of this.#workers.values()) worker.terminate();
     this.#keys?.close();
     this.#stopWatching();
     this.#lock?.close();
@@ -153,6 +150,9 @@ export class Node {
   async #start(): Promise<void> {
     const { config } = this.#options;
     this.#lock = await lockDataDirectory(config.dataDir);
+    // Modules load on other cores while keys and storage are opened here.
+    this.#spawn("storage", workerUrl("storage"));
+    for (let i = 0; i < config.gateways; i++) this.#spawn(`gateway-${i}`, workerUrl("gateway"));
     const identity = await openNodeIdentity(config.dataDir);
     const { provider } = chooseProvider(providerOptions(config));
     this.#logger.info("crypto provider", {
@@ -293,13 +293,9 @@ export class Node {
     const [near, far] = newLinkMemory();
     const links = [{ peer: "main", memory: far, bulk }, ...gateways];
     const { config, force } = this.#options;
-    const worker = startWorker(
-      workerUrl("storage"),
-      "storage",
-      { role: "storage", config, force, ...identity, links },
-      (name, reason) => this.#workerDied(name, reason),
-    );
-    return this.#linked(worker, near, "storage");
+    const worker = this.#worker("storage");
+    worker.postMessage({ role: "storage", config, force, ...identity, links } as const);
+    return this.#linked(near, "storage");
   }
 
   async #startGateway(
@@ -311,7 +307,8 @@ export class Node {
     port: number,
   ): Promise<number> {
     const [near, far] = newLinkMemory();
-    const worker = startWorker(workerUrl("gateway"), name, {
+    const worker = this.#worker(name);
+    const start: GatewayStart = {
       role: "gateway",
       name,
       config: this.#options.config,
@@ -320,13 +317,14 @@ export class Node {
       storage: { peer: "storage", memory: storageMemory, bulk },
       pools,
       port,
-    }, (dead, reason) => this.#workerDied(dead, reason));
-    const started = this.#linked(worker, near, name);
+    };
+    worker.postMessage(start);
+    const started = this.#linked(near, name);
     this.#gateways.push(started);
     return (await ask<GatewayStarted>(started.link, Method.start)).port;
   }
 
-  #linked(worker: Worker, memory: LinkStart["memory"], name: string): Started {
+  #linked(memory: LinkStart["memory"], name: string): Started {
     const link = new Link(memory, name);
     if (this.#keys !== undefined) serveKeys(link, this.#keys.manager);
     link.handle(Method.finding, (payload) => {
@@ -334,7 +332,7 @@ export class Node {
       return EMPTY_BYTES;
     });
     link.run().catch((error: unknown) => this.#workerDied(name, String(error)));
-    return { link, worker };
+    return { link };
   }
 
   #workerDied(name: string, reason: string): void {
@@ -377,6 +375,16 @@ export class Node {
       () => tenancy.createWorkload(organisation.id, project.id, DEV_NAME),
     );
     this.#devCredential = await devCredential(tenancy, workload, this.#options);
+  }
+
+  #spawn(name: string, url: URL): void {
+    this.#workers.set(name, spawnWorker(url, name, (dead, why) => this.#workerDied(dead, why)));
+  }
+
+  #worker(name: string): Worker {
+    const worker = this.#workers.get(name);
+    if (worker === undefined) throw notStarted();
+    return worker;
   }
 
   #notReady(): readonly string[] {
