@@ -653,11 +653,10 @@ export class RaftCore {
       this.#earlyReads.push({ from, request });
       return;
     }
-    const alone = voteOutcome(
-      this.#configuration,
-      (node) => node === this.id ? true : undefined,
-    );
-    if (alone === "won") return this.#finishRead(from, request, this.log.committed);
+    const own = (node: NodeId): true | undefined => node === this.id ? true : undefined;
+    if (voteOutcome(this.#configuration, own) === "won") {
+      return this.#finishRead(from, request, this.log.committed);
+    }
     const context = this.#reads.add(this.id, from, request, this.log.committed);
     this.#broadcastHeartbeat(context);
   }
