@@ -105,8 +105,6 @@ export class RaftCore {
     return this.#progress.get(node);
   }
 
-  // ---- time
-
   /** One tick of time. */
   tick(): void {
     this.#electionElapsed++;
@@ -226,8 +224,6 @@ export class RaftCore {
       this.#vote = message.from;
     }
   }
-
-  // ---- roles
 
   #reset(term: number): void {
     if (this.#term !== term) {
