@@ -31,7 +31,7 @@ async function putStream(
   query: string,
   firstBlock: number,
   size: number,
-): Promise<Response> {
+): Promise<{ status: number; etag: string; answer: string }> {
   const host = new URL(server.s3).host;
   const date = new Date().toISOString().replace(/[-:]|\.\d{3}/g, "");
   const scope = `${date.slice(0, 8)}/us-east-1/s3/aws4_request`;
@@ -44,25 +44,33 @@ async function putStream(
   const signature = createHmac("sha256", key).update(
     `AWS4-HMAC-SHA256\n${date}\n${scope}\n${createHash("sha256").update(canonical).digest("hex")}`,
   ).digest("hex");
-  let sent = 0;
-  const body = new ReadableStream<Uint8Array<ArrayBuffer>>({
-    pull(controller) {
-      if (sent === size) return controller.close();
-      controller.enqueue(block(new Uint8Array(1 << 20), firstBlock + (sent >> 20)));
-      sent += 1 << 20;
-    },
-  });
-  return await fetch(`${server.s3}${path}?${query}`, {
-    method: "PUT",
-    body,
-    headers: {
-      "content-length": String(size),
-      "x-amz-date": date,
-      "x-amz-content-sha256": "UNSIGNED-PAYLOAD",
-      authorization:
-        `AWS4-HMAC-SHA256 Credential=${server.accessKeyId}/${scope}, SignedHeaders=host;x-amz-content-sha256;x-amz-date, Signature=${signature}`,
-    },
-  });
+  // `fetch` sends streams without a length, which S3 refuses: a connection of our own.
+  const { hostname, port } = new URL(server.s3);
+  using socket = await Deno.connect({ hostname, port: Number(port) });
+  const send = async (bytes: Uint8Array): Promise<void> => {
+    for (let at = 0; at < bytes.length;) at += await socket.write(bytes.subarray(at));
+  };
+  await send(new TextEncoder().encode(
+    `PUT ${path}?${query} HTTP/1.1\r\nhost: ${host}\r\ncontent-length: ${size}\r\n` +
+      `x-amz-date: ${date}\r\nx-amz-content-sha256: UNSIGNED-PAYLOAD\r\nconnection: close\r\n` +
+      `authorization: AWS4-HMAC-SHA256 Credential=${server.accessKeyId}/${scope}, SignedHeaders=host;x-amz-content-sha256;x-amz-date, Signature=${signature}\r\n\r\n`,
+  ));
+  const buffer = new Uint8Array(1 << 20);
+  for (let sent = 0; sent < size; sent += buffer.length) {
+    await send(block(buffer.fill(0), firstBlock + (sent >> 20)));
+  }
+  let answer = "";
+  const decoder = new TextDecoder();
+  while (true) {
+    const n = await socket.read(buffer);
+    if (n === null) break;
+    answer += decoder.decode(buffer.subarray(0, n), { stream: true });
+  }
+  return {
+    status: Number(/^HTTP\/1\.1 (\d+)/.exec(answer)?.[1]),
+    etag: /\r\netag: *([^\r]*)\r/i.exec(answer)?.[1] ?? "",
+    answer,
+  };
 }
 
 Deno.test("a 20 GiB object streams through constant memory", async () => {
@@ -92,8 +100,8 @@ Deno.test("a 20 GiB object streams through constant memory", async () => {
         part * 1024,
         PART_BYTES,
       );
-      assert.equal(reply.status, 200, await reply.text());
-      etags.push(reply.headers.get("etag") ?? "");
+      assert.equal(reply.status, 200, reply.answer);
+      etags.push(reply.etag);
     }
     const written = performance.now();
     const done = await client.send({
