@@ -269,7 +269,8 @@ Deno.test("a root key that others may read is refused", async () => {
 
 Deno.test("KISEKI_ROOT_KEY takes the place of the file, and a wrong one opens nothing", async () => {
   await withDirectory(async (dataDir) => {
-    const env = { KISEKI_ROOT_KEY: "1f2e3d4c5b6a7988".repeat(4) };
+    const randomKey = () => crypto.getRandomValues(new Uint8Array(32)).toHex();
+    const env = { KISEKI_ROOT_KEY: randomKey() };
     const server = await startServer({ dataDir, env });
     const s3 = new S3Client(server);
     await s3.createBucket("keyed");
@@ -277,11 +278,17 @@ Deno.test("KISEKI_ROOT_KEY takes the place of the file, and a wrong one opens no
     assert.equal(await server.stop(), 0);
     await assert.rejects(Deno.stat(`${dataDir}/root.key`), Deno.errors.NotFound);
 
+    const other = randomKey();
     const wrong = await kiseki(["server", ...devArguments(dataDir)], {
-      KISEKI_ROOT_KEY: "2f2e3d4c5b6a7988".repeat(4),
+      KISEKI_ROOT_KEY: other,
     });
     assert.equal(wrong.code, 1);
-    assert.doesNotMatch(wrong.stderr, /2f2e3d/, "a key is never said");
+    assert.ok(!wrong.stderr.includes(other), "a key is never said");
+    const weak = await kiseki(["server", ...devArguments(dataDir)], {
+      KISEKI_ROOT_KEY: "00".repeat(32),
+    });
+    assert.equal(weak.code, 1);
+    assert.match(weak.stderr, /KISEKI_ROOT_KEY.*random/);
     const none = await kiseki(["server", ...devArguments(dataDir)]);
     assert.equal(none.code, 1);
     assert.match(none.stderr, /KISEKI_ROOT_KEY/);
