@@ -9,13 +9,16 @@ import { KisekiError } from "./errors.ts";
 export interface Clock {
   /** Milliseconds since the Unix epoch; may jump. */
   wallMs(): number;
-  /** Milliseconds since an arbitrary start, including time in suspend; never goes back. */
+  /** Milliseconds since an arbitrary start; never goes back. */
   monotonicMs(): number;
   /** Calls back once after `delayMs`. Returns a function that cancels. */
   after(delayMs: number, callback: () => void): () => void;
 }
 
-/** The machine's own clocks. */
+/**
+ * The machine's own clocks. Its monotonic time stops while the machine is suspended: what must not
+ * outlive a suspend (leases) takes a clock over CLOCK_BOOTTIME instead.
+ */
 export const SYSTEM_CLOCK: Clock = {
   wallMs: () => Date.now(),
   monotonicMs: () => performance.now(),

@@ -3,7 +3,7 @@
  * write-ahead log forget.
  *
  * Invariants: a shard answers only once its group leads and the log before is applied; at most one
- * fold or merge of a shard runs at a time; an idle shard with rows in memory is folded after a
+ * fold and one merge of a shard run at a time, side by side; an idle shard with rows in memory is folded after a
  * while, so that it pins no old segment.
  */
 import type { Bytes } from "../common/bytes.ts";
@@ -51,8 +51,10 @@ export interface ShardStatus {
 interface Hosted {
   readonly shard: Shard;
   readonly group: RaftGroup;
-  /** The running fold and merge. */
+  /** The running fold. */
   maintenance: Promise<void> | undefined;
+  /** The running merge. */
+  compaction: Promise<void> | undefined;
   maintenanceError: string | undefined;
   lastSequence: number;
   lastChangeMs: number;
@@ -128,6 +130,7 @@ export class LogHost implements ShardPort {
     for (const hosted of this.#shards.values()) {
       await hosted.maintenance;
       await hosted.shard.close();
+      await hosted.compaction;
     }
     this.#shards.clear();
   }
@@ -153,6 +156,7 @@ export class LogHost implements ShardPort {
       shard: machine,
       group,
       maintenance: undefined,
+      compaction: undefined,
       maintenanceError: undefined,
       lastSequence: machine.sequence,
       lastChangeMs: this.#options.clock.monotonicMs(),
@@ -173,19 +177,31 @@ export class LogHost implements ShardPort {
   #maintain(hosted: Hosted): void {
     if (hosted.maintenance !== undefined || this.#closed) return;
     const { shard } = hosted;
-    hosted.maintenance = (async () => {
-      await shard.fold();
-      await shard.table.compact();
+    hosted.maintenance = shard.fold().then(() => {
       hosted.maintenanceError = undefined;
-    })().catch((error: unknown) => {
-      hosted.maintenanceError = error instanceof Error ? error.message : String(error);
-      this.#options.logger.error("fold failed", {
-        shard: shard.shard,
-        error: hosted.maintenanceError,
-      });
-    }).finally(() => {
+      this.#compact(hosted);
+    }).catch((error: unknown) => this.#failed(hosted, "fold failed", error)).finally(() => {
       hosted.maintenance = undefined;
       if (shard.table.wantsFold && hosted.maintenanceError === undefined) this.#maintain(hosted);
+    });
+  }
+
+  /** Merges beside folds: a long merge holds up no fold. */
+  #compact(hosted: Hosted): void {
+    if (hosted.compaction !== undefined || this.#closed) return;
+    hosted.compaction = hosted.shard.table.compact()
+      .catch((error: unknown) => this.#failed(hosted, "merge failed", error))
+      .finally(() => {
+        hosted.compaction = undefined;
+      });
+  }
+
+  #failed(hosted: Hosted, event: string, error: unknown): void {
+    if (this.#closed) return;
+    hosted.maintenanceError = error instanceof Error ? error.message : String(error);
+    this.#options.logger.error(event, {
+      shard: hosted.shard.shard,
+      error: hosted.maintenanceError,
     });
   }
 

@@ -42,6 +42,8 @@ const MAX_SEALS_PER_KEY = 2 ** 30;
 /** Deltas proposed but not yet applied, above which commands wait. */
 const MAX_PENDING_DELTAS = 1024;
 const MAX_PENDING_BYTES = 32 << 20;
+/** Memory table above which commands wait for the fold that is under way. */
+const MAX_TABLE_MEMORY_BYTES = 128 << 20;
 
 export interface ShardOptions {
   readonly shard: ShardId;
@@ -308,7 +310,8 @@ export class Shard implements StateMachine {
 
   #mustWait(): boolean {
     return this.#leader?.started === false || this.#pending.size >= MAX_PENDING_DELTAS ||
-      this.#pendingBytes >= MAX_PENDING_BYTES;
+      this.#pendingBytes >= MAX_PENDING_BYTES ||
+      (this.table.wantsFold && this.table.statistics().memoryBytes > MAX_TABLE_MEMORY_BYTES);
   }
 
   #wake(): void {

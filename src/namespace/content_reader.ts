@@ -96,12 +96,13 @@ export class ContentReader {
     try {
       let done = false;
       for (;;) {
-        while (!done && ahead.length < this.#parts.window) {
+        while (!done && ahead.length < this.#parts.inFlight.window) {
           const next = await spans.next();
           if (next.done === true) {
             done = true;
             break;
           }
+          this.#parts.inFlight.begin();
           const fetched = this.#fetch(next.value);
           fetched.catch(ignore);
           ahead.push(fetched);
@@ -110,12 +111,19 @@ export class ContentReader {
         if (fetched === undefined) return undefined;
         // From here on the read is given back by whoever opens it.
         ahead.shift();
-        if (fetched instanceof Uint8Array) yield fetched;
-        else yield* this.#open(fetched, piece);
+        try {
+          if (fetched instanceof Uint8Array) yield fetched;
+          else yield* this.#open(fetched, piece);
+        } finally {
+          this.#parts.inFlight.end();
+        }
       }
     } finally {
       piece.release();
-      for (const one of ahead) one.then(releaseRead, ignore);
+      for (const one of ahead) {
+        this.#parts.inFlight.end();
+        one.then(releaseRead, ignore);
+      }
       await spans.return(undefined);
     }
   }

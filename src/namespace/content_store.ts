@@ -21,8 +21,43 @@ export interface ContentParts {
   readonly clock: Clock;
   readonly buffers: ChunkBuffers;
   readonly pieces: PieceBuffers;
-  /** Chunks of one stream in flight. */
-  readonly window: number;
+  readonly inFlight: ChunksInFlight;
+}
+
+/**
+ * Bounds the memory of all streams of an isolate together: while few chunks are in flight a stream
+ * may have a whole window of them, beyond that one at a time, so that nobody waits for another.
+ */
+export class ChunksInFlight {
+  readonly #window: number;
+  readonly #most: number;
+  #count = 0;
+
+  /**
+   * @param window Chunks of one stream.
+   * @param most Chunks of all streams, above which each has one.
+   */
+  constructor(window: number, most: number) {
+    this.#window = window;
+    this.#most = most;
+  }
+
+  get count(): number {
+    return this.#count;
+  }
+
+  /** How many chunks a stream may have in flight now. */
+  get window(): number {
+    return this.#count < this.#most ? this.#window : 1;
+  }
+
+  begin(): void {
+    this.#count++;
+  }
+
+  end(): void {
+    this.#count--;
+  }
 }
 
 /** Whose content, and where its rows and chunks go. */

@@ -282,7 +282,7 @@ export class StreamedContent implements ContentWriter {
     this.#start(this.#buffer, this.#filled);
     this.#filled = 0;
     this.#buffer = NO_BYTES;
-    while (this.#tasks.size >= this.#parts.window) await Promise.race(this.#tasks);
+    while (this.#tasks.size >= this.#parts.inFlight.window) await Promise.race(this.#tasks);
     this.#throwFailure();
     if (more) this.#buffer = this.#parts.buffers.acquire();
   }
@@ -290,9 +290,11 @@ export class StreamedContent implements ContentWriter {
   #start(buffer: Bytes, length: number): void {
     const index = this.#chunkCount++;
     const batch = this.#batches++;
+    this.#parts.inFlight.begin();
     const task: Promise<void> = this.#store(buffer, length, index, batch).catch((error) => {
       this.#failure ??= error;
     }).finally(() => {
+      this.#parts.inFlight.end();
       this.#tasks.delete(task);
     });
     this.#tasks.add(task);

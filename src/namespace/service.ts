@@ -14,6 +14,7 @@ import * as api from "./api.ts";
 import { ContentReader } from "./content_reader.ts";
 import {
   ChunkBuffers,
+  ChunksInFlight,
   type ContentLedger,
   type ContentParts,
   type ContentScope,
@@ -56,6 +57,8 @@ export interface NamespaceServiceOptions {
   readonly rememberMs?: number;
   /** Chunks of one stream in flight. Default 4. */
   readonly window?: number;
+  /** Chunks in flight of all streams, above which each has one. Default 24. */
+  readonly chunksInFlight?: number;
   /** 4 MiB buffers kept for reuse. Default 16. */
   readonly keptBuffers?: number;
 }
@@ -100,7 +103,7 @@ class Service implements WiredNamespaceService {
       clock: options.clock,
       buffers: new ChunkBuffers(options.keptBuffers),
       pieces: new PieceBuffers(),
-      window: options.window ?? 4,
+      inFlight: new ChunksInFlight(options.window ?? 4, options.chunksInFlight ?? 24),
     };
     this.#housekeeping = new Housekeeping({
       link: this.#link,

@@ -5,6 +5,7 @@
 import { SYSTEM_CLOCK } from "../common/clock.ts";
 import { utf8, utf8ToString } from "../common/bytes.ts";
 import { KisekiError } from "../common/errors.ts";
+import type { ProjectId, WorkloadId } from "../common/ids.ts";
 import { type Logger, stderrLogger } from "../common/logging.ts";
 import {
   type CounterCell,
@@ -23,6 +24,7 @@ import { RemoteShardPort } from "../engine/shard_link.ts";
 import type { S3Metrics } from "../gateway/s3/context.ts";
 import { createS3Handler, type S3Handler } from "../gateway/s3/handler.ts";
 import { LedgerClient } from "../log/ledger.ts";
+import type { Identity } from "../namespace/identity.ts";
 import { createNamespaceService, type WiredNamespaceService } from "../namespace/service.ts";
 import { openChunkAccess } from "./chunk_access.ts";
 import { CHUNK_RECORD_CODEC } from "./chunk_record_codec.ts";
@@ -135,8 +137,23 @@ function wire(
     domains: start.config.domains,
     logger,
     metrics: requestMetrics(metrics),
+    preflight: { ownerOf: () => Promise.resolve(onlyTenant(router)) },
   });
   return { handler, namespaces, credentials, router };
+}
+
+/** Unsigned preflight requests name no organisation: they are answered where there is just one. */
+function onlyTenant(router: ShardMap): Identity | undefined {
+  const tenants = router.organisations();
+  const [only] = tenants;
+  if (only === undefined || tenants.length > 1) return undefined;
+  const nobody = "0".repeat(32);
+  return {
+    organisation: only,
+    project: nobody as ProjectId,
+    workload: nobody as WorkloadId,
+    principal: "preflight",
+  };
 }
 
 /** Counts requests; label cells are resolved once. */

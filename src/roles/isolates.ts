@@ -5,7 +5,7 @@
  * message of a Worker is its start message, everything after goes over links.
  */
 import type { ServerConfig } from "../common/config.ts";
-import type { ClusterId, DeviceId, NodeId, OrganisationId } from "../common/ids.ts";
+import type { ClusterId, DeviceId, NodeId } from "../common/ids.ts";
 import type { LinkMemory } from "../engine/link.ts";
 import type { Durability } from "../chunk/ports.ts";
 
@@ -60,8 +60,6 @@ export interface GatewayStart {
   readonly pools: readonly PoolStart[];
   /** Port to bind; the first gateway may bind 0 and tells the rest. */
   readonly port: number;
-  /** Organisation whose buckets unsigned preflight requests mean, if there is just one. */
-  readonly preflightOrganisation?: OrganisationId;
 }
 
 export interface GatewayStarted {

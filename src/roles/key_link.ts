@@ -7,7 +7,6 @@
  */
 import { openLibc } from "../../ffi/libc.ts";
 import { ByteReader, type Bytes, ByteWriter } from "../common/bytes.ts";
-import { SYSTEM_CLOCK } from "../common/clock.ts";
 import { idFromBytes, idToBytes, type OrganisationId } from "../common/ids.ts";
 import type { CryptoProvider } from "../crypto/provider.ts";
 import { secretCopy } from "../crypto/provider_checks.ts";
@@ -16,16 +15,18 @@ import { Method } from "../engine/messages.ts";
 import type { EpochKey, KeyManager, TenantKeyLease } from "../keys/key_manager.ts";
 import { KEY_SIZE, KeyMemory } from "../keys/key_memory.ts";
 import { LeasedKeySource, zeroLease } from "../keys/tenant_keys.ts";
+import { bootClock } from "./boot_clock.ts";
 
 /** Most epochs of one kind in a lease. */
 const MAX_EPOCHS = 4096;
 
 /** A key source whose leases come over the link. */
 export function linkedKeySource(main: Link, provider: CryptoProvider): LeasedKeySource {
+  const libc = openLibc();
   return new LeasedKeySource({
     provider,
-    clock: SYSTEM_CLOCK,
-    memory: new KeyMemory(openLibc()),
+    clock: bootClock(libc),
+    memory: new KeyMemory(libc),
     fetch: async (organisation) => {
       const answer = await main.call(Method.keyLease, idToBytes(organisation));
       try {

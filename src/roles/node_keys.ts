@@ -14,6 +14,7 @@ import { KEY_SLOT_FILE_NAME } from "../keys/key_slot_format.ts";
 import { readRootKey, ROOT_KEY_VARIABLE } from "../keys/root_key.ts";
 import { openSlotStorage } from "../keys/slot_storage.ts";
 import { LeasedKeySource } from "../keys/tenant_keys.ts";
+import { bootClock } from "./boot_clock.ts";
 
 export interface NodeKeys {
   readonly manager: KeyManager;
@@ -63,7 +64,7 @@ export async function openNodeKeys(
     for (const warning of manager.health().warnings) logger.warn("keys in memory", { warning });
     const source = new LeasedKeySource({
       provider,
-      clock: SYSTEM_CLOCK,
+      clock: bootClock(libc),
       memory: new KeyMemory(libc),
       fetch: (organisation) => manager.lease(organisation),
     });
