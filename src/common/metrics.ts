@@ -10,6 +10,9 @@
  */
 import type { Clock } from "./clock.ts";
 
+/** Content type of the metrics page. */
+export const METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8";
+
 /** Most label combinations of one metric and isolate. */
 export const MAX_SERIES = 1000;
 

@@ -5,9 +5,6 @@
 import { AggregatorRegistry } from "prom-client";
 import type { MetricsSnapshot } from "./metrics.ts";
 
-/** Content type of {@link renderMetrics}. */
-export const METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8";
-
 /** The page of all isolates together, in Prometheus' text format. */
 export async function renderMetrics(snapshots: readonly MetricsSnapshot[]): Promise<string> {
   const withValues = snapshots.map((snapshot) =>

@@ -4,7 +4,7 @@
  * Invariants: /health says only that the process answers; /ready is 200 when the node serves and
  * 503 with its reasons otherwise; nothing here tells of tenants, and nothing changes anything.
  */
-import { METRICS_CONTENT_TYPE } from "../common/metrics_page.ts";
+import { METRICS_CONTENT_TYPE } from "../common/metrics.ts";
 
 export interface AdminHttpOptions {
   /** Reasons not to be ready; empty = ready. */

@@ -1,5 +1,5 @@
 /**
- * What the main isolate hands to its Workers, and how it starts and stops them.
+ * What the main isolate hands to its Workers.
  *
  * Invariants: a Worker that dies takes the process with it: half a node serves nothing; the first
  * message of a Worker is its start message, everything after goes over links.
@@ -64,21 +64,4 @@ export interface GatewayStart {
 
 export interface GatewayStarted {
   readonly port: number;
-}
-
-/**
- * Makes a Worker: it loads its module at once and waits for its start message. A death is told
- * loudly.
- */
-export function spawnWorker(
-  url: string | URL,
-  name: string,
-  onDeath: (name: string, reason: string) => void,
-): Worker {
-  const worker = new Worker(url, { type: "module", name });
-  worker.addEventListener("error", (event) => {
-    event.preventDefault();
-    onDeath(name, event.message);
-  });
-  return worker;
 }

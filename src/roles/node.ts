@@ -4,7 +4,7 @@
  * Order of the start: lock, identity, keys, storage isolate, tenancy, gateways, admin addresses.
  * A Worker that dies ends the process with 1: half a node serves nothing, and a restart recovers.
  */
-import { workerUrl } from "../common/assets.ts";
+import type { WorkerName } from "../common/assets.ts";
 import { buildInfo } from "../common/build_info.ts";
 import { type Bytes, ByteWriter, EMPTY_BYTES, utf8, utf8ToString } from "../common/bytes.ts";
 import { SYSTEM_CLOCK } from "../common/clock.ts";
@@ -19,10 +19,9 @@ import {
   type MetricsSnapshot,
   watchEventLoop,
 } from "../common/metrics.ts";
-import { renderMetrics } from "../common/metrics_page.ts";
 import { chooseProvider } from "../crypto/provider_choice.ts";
 import type { Finding } from "../chunk/finding.ts";
-import { type AdminServer, startAdminServer } from "../control/admin_server.ts";
+import type { AdminServer } from "../control/admin_server.ts";
 import {
   adminHandlers,
   adminIdentity,
@@ -42,6 +41,7 @@ import { type ChunkAccess, newBulkMemory, openChunkAccess } from "./chunk_access
 import { CHUNK_RECORD_CODEC } from "./chunk_record_codec.ts";
 import { ServerNodeAdmin } from "./node_admin_service.ts";
 import { Upkeep } from "./upkeep.ts";
+import type { WorkerNursery } from "./worker_nursery.ts";
 import { writeDurably } from "./durable_file.ts";
 import { type DirectoryNews, snapshotToJson } from "./directory_news.ts";
 import {
@@ -49,7 +49,6 @@ import {
   type GatewayStart,
   type GatewayStarted,
   type LinkStart,
-  spawnWorker,
   type StorageStarted,
 } from "./isolates.ts";
 import { serveKeys } from "./key_link.ts";
@@ -69,6 +68,7 @@ export interface NodeOptions {
   readonly force: boolean;
   readonly devCredential?: GivenCredential | undefined;
   readonly logger: Logger;
+  readonly nursery: WorkerNursery;
 }
 
 export interface NodeAddresses {
@@ -151,8 +151,8 @@ export class Node {
     const { config } = this.#options;
     this.#lock = await lockDataDirectory(config.dataDir);
     // Modules load on other cores while keys and storage are opened here.
-    this.#spawn("storage", workerUrl("storage"));
-    for (let i = 0; i < config.gateways; i++) this.#spawn(`gateway-${i}`, workerUrl("gateway"));
+    this.#spawn("storage", "storage");
+    for (let i = 0; i < config.gateways; i++) this.#spawn(`gateway-${i}`, "gateway");
     const identity = await openNodeIdentity(config.dataDir);
     const { provider } = chooseProvider(providerOptions(config));
     this.#logger.info("crypto provider", {
@@ -177,7 +177,10 @@ export class Node {
     }));
     const storage = this.#startStorage(identity, ownBulk, gatewayLinks);
     this.#storage = storage;
-    const { pools } = await ask<StorageStarted>(storage.link, Method.start);
+    const starting = ask<StorageStarted>(storage.link, Method.start);
+    // gRPC takes long to load and is needed last: meanwhile storage opens on another core.
+    const adminServer = import("../control/admin_server.ts");
+    const { pools } = await starting;
 
     const shards = new RemoteShardPort(storage.link);
     const router = new ShardMap();
@@ -252,7 +255,7 @@ export class Node {
       metrics: this.#metrics,
     });
     this.#upkeep = upkeep;
-    await this.#startAdmin(port, {
+    await this.#startAdmin(port, await adminServer, {
       tenancy,
       namespaces,
       node: new ServerNodeAdmin({
@@ -377,8 +380,9 @@ export class Node {
     this.#devCredential = await devCredential(tenancy, workload, this.#options);
   }
 
-  #spawn(name: string, url: URL): void {
-    this.#workers.set(name, spawnWorker(url, name, (dead, why) => this.#workerDied(dead, why)));
+  #spawn(name: string, kind: WorkerName): void {
+    const { nursery } = this.#options;
+    this.#workers.set(name, nursery.take(kind, (reason) => this.#workerDied(name, reason)));
   }
 
   #worker(name: string): Worker {
@@ -393,6 +397,7 @@ export class Node {
 
   async #startAdmin(
     s3Port: number,
+    { startAdminServer }: typeof import("../control/admin_server.ts"),
     service: AdminServiceOptions,
   ): Promise<void> {
     const { listen, tls, fabricTls, admin: settings } = this.#options.config;
@@ -442,6 +447,8 @@ export class Node {
       this.#metrics.poolUsedBytes.with({ pool: name }).set(usedBytes);
     }
     this.#metrics.residentBytes.with({}).set(Deno.memoryUsage().rss);
+    // prom-client is loaded when the first page is asked for.
+    const { renderMetrics } = await import("../common/metrics_page.ts");
     return await renderMetrics([this.#metrics.registry.snapshot(), ...snapshots]);
   }
 }
