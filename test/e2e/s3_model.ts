@@ -62,14 +62,19 @@ export class ModelBucket {
     return [...this.#keys.keys()].sort(compareKeys);
   }
 
-  /** Keys and common prefixes in order, as ListObjectsV2 gives them over all pages. */
+  /**
+   * Keys and common prefixes in order, as ListObjectsV2 gives them over all pages: keys are rolled
+   * up first, then what is not strictly after `startAfter` is left out. So a common prefix that the
+   * marker lies in is not listed again, as with the NextMarker of version 1.
+   */
   list(prefix: string, delimiter: string, startAfter: string): string[] {
     const out: string[] = [];
     for (const key of this.allKeys()) {
       if (this.current(key) === undefined || !key.startsWith(prefix)) continue;
-      if (startAfter !== "" && compareKeys(key, startAfter) <= 0) continue;
       const cut = delimiter === "" ? -1 : key.indexOf(delimiter, prefix.length);
-      const item = cut < 0 ? `key ${key}` : `prefix ${key.slice(0, cut + delimiter.length)}`;
+      const name = cut < 0 ? key : key.slice(0, cut + delimiter.length);
+      if (startAfter !== "" && compareKeys(name, startAfter) <= 0) continue;
+      const item = `${cut < 0 ? "key" : "prefix"} ${name}`;
       if (out.at(-1) !== item) out.push(item);
     }
     return out;
