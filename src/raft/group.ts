@@ -146,6 +146,15 @@ export class GroupRunner implements RaftGroup {
 
   readIndex(): Promise<number> {
     if (this.#stopped !== undefined) return Promise.reject(this.#stopped);
+    const { log } = this.#core;
+    // The only voter needs to ask nobody (thesis 6.4 with a majority of one): once an entry of its
+    // term is committed, whatever was acknowledged before this call is applied.
+    if (
+      this.isLeader && !this.hasPeers && log.applied >= log.committed &&
+      log.committed >= this.#startIndex && this.#started === undefined
+    ) {
+      return Promise.resolve(log.committed);
+    }
     return new Promise((resolve, reject) => {
       const request = this.#nextRead++;
       this.#reads.set(request, { index: undefined, resolve, reject });

@@ -186,6 +186,7 @@ packageTest("a read-only root, an unwritable HOME and a noexec /tmp are enough",
     Deno.copyFileSync(image, `${place}/kiseki`);
     Deno.chmodSync(`${place}/kiseki`, 0o755);
     const result = await inMountNamespace(`
+      cd /
       mount -t tmpfs -o noexec,nosuid tmpfs /tmp
       mount --bind / / && mount -o remount,ro,bind /
       if touch ${place}/x 2>/dev/null; then exit 99; fi
