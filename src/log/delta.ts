@@ -101,26 +101,44 @@ export function encodeLogKey(key: LogKey): Bytes {
 
 /** @throws KisekiError `log.delta_too_large` above {@link MAX_DELTA_BYTES}. */
 export function encodeDelta(header: DeltaHeader, envelope: Bytes): Bytes {
+  const begun = beginDelta(header, envelope.length);
+  begun.envelope.set(envelope);
+  return begun.delta;
+}
+
+/**
+ * A delta whose envelope is still to be written, into `envelope`, a view of `delta`: so that the
+ * payload is sealed where it will lie.
+ *
+ * @throws KisekiError `log.delta_too_large` above {@link MAX_DELTA_BYTES}.
+ */
+export function beginDelta(
+  header: DeltaHeader,
+  envelopeBytes: number,
+): { readonly delta: Bytes; readonly envelope: Bytes } {
   const chunks = header.chunksAdded.length + header.chunksDropped.length;
-  const size = DELTA_FIXED_BYTES + CHUNK_ID_BYTES * chunks + envelope.length;
+  const head = DELTA_FIXED_BYTES + CHUNK_ID_BYTES * chunks;
+  const size = head + envelopeBytes;
   if (size > MAX_DELTA_BYTES) {
     throw new KisekiError(
       "log.delta_too_large",
       `a delta of ${size} bytes (max ${MAX_DELTA_BYTES}): stage the change in parts`,
     );
   }
-  const writer = new ByteWriter(size)
+  const writer = new ByteWriter(head)
     .u8(DELTA_TYPE).u8(header.evaluator).u16(header.operation)
     .int(header.shard).int(header.sequence).u64(header.timestamp)
     .raw(exactly(header.routingKey, ROUTING_KEY_BYTES, "routing key"))
     .raw(exactly(header.nameHash, NAME_HASH_BYTES, "name hash"))
     .int(header.key.term).u32(header.key.number)
-    .u32(header.chunksAdded.length).u32(header.chunksDropped.length).u32(envelope.length);
+    .u32(header.chunksAdded.length).u32(header.chunksDropped.length).u32(envelopeBytes);
   for (const id of header.chunksAdded) writer.raw(exactly(fromHex(id), CHUNK_ID_BYTES, "chunk id"));
   for (const id of header.chunksDropped) {
     writer.raw(exactly(fromHex(id), CHUNK_ID_BYTES, "chunk id"));
   }
-  return writer.raw(envelope).finish();
+  const delta = new Uint8Array(size);
+  delta.set(writer.view());
+  return { delta, envelope: delta.subarray(head) };
 }
 
 /**
@@ -198,7 +216,7 @@ export function encodeMutations(mutations: readonly Mutation[]): Bytes {
     if (value === undefined) writer.u8(0);
     else writer.u8(1).bytes(value);
   }
-  return writer.finish();
+  return writer.view();
 }
 
 /** Keys and values are views. @throws KisekiError `common.corrupt_format`. */
@@ -233,6 +251,19 @@ export function encodeShardState(state: ShardState): Bytes {
   );
   return (state.key === undefined ? writer.u8(0) : writer.u8(1).raw(encodeLogKey(state.key)))
     .finish();
+}
+
+/** A copy of an encoded state with another sequence and timestamp: the key changes rarely. */
+export function advanceShardState(
+  encoded: Bytes,
+  sequence: number,
+  timestamp: HybridTimestamp,
+): Bytes {
+  const state = encoded.slice();
+  const view = new DataView(state.buffer, state.byteOffset);
+  view.setBigUint64(1, BigInt(sequence), true);
+  view.setBigUint64(9, timestamp, true);
+  return state;
 }
 
 /** An empty array is the state of a new shard. */

@@ -5,6 +5,7 @@ import { toHex } from "../common/bytes.ts";
 import { KisekiError } from "../common/errors.ts";
 import type { ChunkId, ShardId } from "../common/ids.ts";
 import {
+  advanceShardState,
   decodeLogEntryData,
   decodeMutations,
   decodeShardState,
@@ -64,6 +65,10 @@ Deno.test("mutations and shard states come back", () => {
   for (const key of [undefined, { term: 3, number: 4, wrapped: new Uint8Array(60).fill(1) }]) {
     const state = { sequence: 12, timestamp: 34n, key };
     assert.deepEqual(decodeShardState(encodeShardState(state)), state);
+    assert.deepEqual(
+      decodeShardState(advanceShardState(encodeShardState(state), 99, 77n)),
+      { sequence: 99, timestamp: 77n, key },
+    );
   }
 });
 

@@ -23,11 +23,12 @@ import type { DataKey, TenantKeys } from "../crypto/sealer.ts";
 import { type Entry, EntryKind, type RaftGroup, type StateMachine } from "../raft/ports.ts";
 import type { Mutation, Table } from "../table/table.ts";
 import {
+  advanceShardState,
+  beginDelta,
   decodeLogEntryData,
   decodeMutations,
   decodeShardState,
   deltaIdentity,
-  encodeDelta,
   encodeLogKey,
   encodeMutations,
   encodeShardState,
@@ -86,6 +87,9 @@ export class Shard implements StateMachine {
   #timestamp: HybridTimestamp;
   #currentKey: LogKey | undefined;
   #openKey: { readonly key: LogKey; readonly dataKey: DataKey } | undefined;
+  /** The last encoded state, and the key that it names. */
+  #state: Bytes | undefined;
+  #stateKey: LogKey | undefined;
 
   // as proposed by this leader
   #leader:
@@ -219,17 +223,7 @@ export class Shard implements StateMachine {
     if (leader.seals >= MAX_SEALS_PER_KEY) this.#renewKey(group, leader);
     const sequence = leader.sequence + 1;
     const payload = encodeMutations(evaluation.mutations);
-    const envelope = new Uint8Array(sealedSize(payload.length, 0));
-    sealEnvelope(
-      leader.dataKey,
-      EnvelopeKind.delta,
-      this.organisation,
-      deltaIdentity(this.shard, sequence),
-      payload,
-      0,
-      envelope,
-    );
-    const delta = encodeDelta({
+    const { delta, envelope } = beginDelta({
       evaluator: request[0] ?? 0,
       operation: evaluation.operation,
       shard: this.shard,
@@ -240,7 +234,16 @@ export class Shard implements StateMachine {
       key: leader.key,
       chunksAdded: evaluation.chunksAdded ?? [],
       chunksDropped: evaluation.chunksDropped ?? [],
-    }, envelope);
+    }, sealedSize(payload.length, 0));
+    sealEnvelope(
+      leader.dataKey,
+      EnvelopeKind.delta,
+      this.organisation,
+      deltaIdentity(this.shard, sequence),
+      payload,
+      0,
+      envelope,
+    );
     const ticket = group.propose(delta);
     leader.sequence = sequence;
     leader.seals += 1;
@@ -321,11 +324,15 @@ export class Shard implements StateMachine {
   }
 
   #applyRows(index: number, mutations: readonly Mutation[]): void {
-    const state = encodeShardState({
-      sequence: this.#sequence,
-      timestamp: this.#timestamp,
-      key: this.#currentKey,
-    });
+    if (this.#stateKey !== this.#currentKey || this.#state === undefined) {
+      this.#stateKey = this.#currentKey;
+      this.#state = encodeShardState({
+        sequence: this.#sequence,
+        timestamp: this.#timestamp,
+        key: this.#currentKey,
+      });
+    }
+    const state = advanceShardState(this.#state, this.#sequence, this.#timestamp);
     this.table.apply(index, mutations, state);
     if (this.table.wantsFold) this.#onWantsFold(this);
   }
