@@ -45,6 +45,7 @@ build: tools aws-lc ## dist/kiseki
 
 run: setup build ## A server on this machine, data in DATA_DIR
 	@mkdir -p "$(DATA_DIR)"
+	@cat deploy/build/first_object.txt >&2
 	@exec dist/kiseki server --dev --data-dir "$(DATA_DIR)"
 
 test: setup build ## All tests; long rounds at a tenth
