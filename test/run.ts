@@ -47,7 +47,7 @@ function steps(): ReadonlyMap<string, string[]> {
 /** Runs one step; its output goes through as it comes. */
 async function runStep(name: string, paths: readonly string[]): Promise<Counts> {
   const child = new Deno.Command(Deno.execPath(), {
-    args: ["test", "-A", "--unstable-net", "--no-check", "--quiet", ...paths],
+    args: ["test", "-A", "--unstable-net", "--no-check", ...paths],
     cwd: ROOT,
     env: {
       KISEKI_BINARY: Deno.env.get("KISEKI_BINARY") ?? `${ROOT}dist/kiseki`,
